@@ -1,0 +1,31 @@
+"""DPANet with a ResNet-18 on CamVid (SegNet's 11 classes), at half resolution for a machine without a GPU.
+
+python -m dpanet_jax prepare --dataset=camvid --source=DIR
+python -m dpanet_jax train --config=configs/camvid_resnet18.py --workdir=runs/camvid_resnet18 \
+    --config.model.pretrained=resnet18.safetensors
+
+Hardware and expected result: README, "Results".
+"""
+
+from dpanet_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.dataset = "camvid"
+    config.data.crop_size = (176, 240)
+    config.data.base_size = 240  # half of 480
+    config.data.scale_range = (0.75, 2.0)
+
+    config.model.backbone = "resnet18"
+    config.model.output_stride = 16
+    config.model.reduce_channels = 128
+    # A file may lack layer4's 3x3 convolutions and their batch norms: they start from random then.
+    config.model.pretrained_missing = ("layer4.[01].conv[12].*", "layer4.[01].bn[12].*")
+
+    config.optimizer.lr = 0.005
+    config.training.batch_size = 8
+    config.training.epochs = 20
+    config.evaluation.every_epochs = 5
+    config.evaluation.base_size = 240
+    return config

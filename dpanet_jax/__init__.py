@@ -1,0 +1,23 @@
+"""DPANet, Dual Pooling Attention Network for semantic segmentation (arXiv 2210.05437), in JAX.
+
+import dpanet_jax
+model = dpanet_jax.load("runs/camvid")
+class_ids = model.predict(image)
+"""
+
+from dpanet_jax.version import __version__
+
+__all__ = ["__version__", "load"]
+
+
+def load(workdir_or_checkpoint, which: str = "best"):
+    """A trained model: `.predict(images)`, `.classes` (names, colors), `.config`, `.step`.
+
+    `workdir_or_checkpoint` is a `--workdir` of `train`, or one folder under its `checkpoints`; `which`
+    is "best", "latest" or a step's number. `predict` takes uint8 (H, W, 3) RGB and returns uint8 (H, W)
+    class ids, or takes a list and returns one. Raises CheckpointError where there is nothing to load.
+    """
+    # Here and not above: `import dpanet_jax` alone should not take the seconds that JAX takes.
+    from dpanet_jax.evaluation.trained import load_trained
+
+    return load_trained(workdir_or_checkpoint, which)

@@ -1,0 +1,224 @@
+"""The command line: `python -m dpanet_jax VERB --flag=value …`; each verb is one function below."""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from dpanet_jax import config as config_lib
+
+VERBS = {
+    "prepare": "write a data set to the disk once, checked: --dataset=NAME [--source=DIR]",
+    "train": "train, or go on: --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE …]",
+    "evaluate": "figures on a split: --workdir=DIR [--split=NAME] [--protocol=whole]",
+    "predict": "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER",
+}
+
+
+class UsageError(ValueError):
+    """The command line is wrong; the message says how."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb. Returns 0; 1 where the work failed and 2 where the request was wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    logging.set_verbosity(logging.WARNING)
+    try:
+        verb = {"prepare": prepare, "train": train, "evaluate": evaluate, "predict": predict}.get(argv[0])
+        if verb is None:
+            raise UsageError(f"{argv[0]!r} is not a verb: {', '.join(VERBS)}")
+        verb(argv[1:])
+    except KeyboardInterrupt:
+        print("dpanet_jax: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, flags.Error) as error:
+        if os.environ.get("DPANET_TRACEBACK"):
+            raise
+        print(f"dpanet_jax: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError | flags.Error) else 1
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {verb:10}{words}" for verb, words in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: python -m dpanet_jax VERB --flag=value …",
+            *lines,
+            "",
+            "python -m dpanet_jax VERB --help lists a verb's flags. DPANET_TRACEBACK=1 shows where an",
+            "error came from.",
+        ]
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    known = type(error).__module__.startswith(("dpanet_jax", "__main__", "absl"))
+    return text if known or not text else f"{type(error).__name__}: {text}"
+
+
+def _parse(verb: str, argv: list[str], define) -> flags.FlagValues:
+    """This verb's flags from the command line; UsageError for any other, and for a stray word."""
+    if any(word in ("-h", "--help") for word in argv):
+        argv, define_help = [], True
+    else:
+        define_help = False
+    values = flags.FlagValues()
+    define(values, argv)
+    if define_help:
+        print(f"usage: python -m dpanet_jax {verb} …\n  {VERBS[verb]}\n")
+        for name in sorted(values):
+            print(f"  --{name}: {values[name].help}")
+        raise SystemExit(0)
+    try:
+        rest = values([f"dpanet_jax {verb}", *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = config_lib.did_you_mean(error.flagname, list(values))
+        raise UsageError(f"--{error.flagname} is not a flag of {verb}{near}") from error
+    except AttributeError as error:  # ml_collections' word for a key that the config lacks
+        raise UsageError(_unknown_key(argv, error)) from error
+    except (KeyError, TypeError, SyntaxError, ImportError, NameError) as error:
+        raise UsageError(f"--config: {type(error).__name__}: {error}") from error
+    if rest:
+        raise UsageError(f"{rest[0]!r} was not understood: flags are written --flag=value")
+    return values
+
+
+def _unknown_key(argv: list[str], error: AttributeError) -> str:
+    known = config_lib.flatten(config_lib.default_config())
+    for word in argv:
+        key = word.removeprefix("--config.").split("=")[0]
+        if word.startswith("--config.") and key not in known:
+            return f"config.{key} is not a key of the config{config_lib.did_you_mean(key, known)}"
+    return f"--config: {error}"
+
+
+def _required(values: flags.FlagValues, *names: str) -> None:
+    for name in names:
+        if not values[name].value:
+            raise UsageError(f"--{name} is missing (--help lists the flags)")
+
+
+def _string(values, name: str, words: str, default=None) -> None:
+    flags.DEFINE_string(name, default, words, flag_values=values)
+
+
+def prepare(argv: list[str]) -> None:
+    """Writes one data set under data_dir."""
+    from dpanet_jax.data.prepare import prepare as prepare_dataset
+
+    def define(values, argv):
+        _string(values, "dataset", "streets, camvid, folder or folder/NAME")
+        _string(values, "source", "where the files are; streets draws its own")
+        _string(values, "data_dir", _DATA_DIR)
+        flags.DEFINE_boolean("overwrite", False, "prepare it again", flag_values=values)
+
+    values = _parse("prepare", argv, define)
+    _required(values, "dataset")
+    print(prepare_dataset(values.dataset, values.data_dir, source=values.source, overwrite=values.overwrite))
+
+
+def train(argv: list[str]) -> None:
+    """Trains, or goes on where a run was stopped."""
+
+    def define(values, argv):
+        config_flags.DEFINE_config_file(
+            "config",
+            None,
+            "a file with get_config(); --config.KEY=VALUE changes one value",
+            flag_values=values,
+            sys_argv=["dpanet_jax", *argv],
+        )
+        _string(values, "workdir", "where the run's files go")
+
+    for word in argv:
+        path = word.removeprefix("--config=")
+        if path != word and not os.path.isfile(path):
+            raise UsageError(f"--config={path}: there is no such file")
+    values = _parse("train", argv, define)
+    _required(values, "config", "workdir")
+    config_lib.check(values.config)
+    if values.config.distributed:
+        import jax
+
+        jax.distributed.initialize()
+    from dpanet_jax.training import loop
+
+    loop.train(values.config, values.workdir)
+
+
+def _trained(values):
+    from dpanet_jax.evaluation.trained import load_trained
+
+    return load_trained(values.workdir, values.checkpoint)
+
+
+_DATA_DIR = "where data sets are prepared (none: $TFDS_DATA_DIR, or ~/tensorflow_datasets)"
+_CHECKPOINT = "best, latest, or a step's number"
+
+
+def evaluate(argv: list[str]) -> None:
+    """Prints and writes the figures of a trained model on a split."""
+
+    def define(values, argv):
+        _string(values, "workdir", "the run to evaluate")
+        _string(values, "split", "none: the run's validation split")
+        _string(values, "protocol", "how an image is put through the network: whole", "whole")
+        _string(values, "checkpoint", _CHECKPOINT, "best")
+        _string(values, "data_dir", _DATA_DIR + "; none: the run's own")
+        flags.DEFINE_integer("batch_size", 0, "0: the run's own", flag_values=values)
+
+    values = _parse("evaluate", argv, define)
+    _required(values, "workdir")
+    from dpanet_jax.evaluation import inference, report, trained
+    from dpanet_jax.progress import progress_bar
+
+    if values.protocol not in inference.PROTOCOLS:
+        raise UsageError(f"--protocol={values.protocol}: this version has {', '.join(inference.PROTOCOLS)}")
+    model = _trained(values)
+    config = model.config
+    split = values.split or config.data.val_split
+    matrix = trained.evaluate_split(
+        model,
+        split,
+        values.data_dir or config.data.data_dir or None,
+        values.batch_size or config.evaluation.batch_size,
+        progress=lambda batches: progress_bar(batches, unit="batch"),
+    )
+    title = f"{config.data.dataset} {split}, protocol {values.protocol}, step {model.step}"
+    report.print_table(matrix, model.classes.names, title, config.evaluation.absent)
+    print(f"written to {trained.write_report(model, matrix, Path(values.workdir), split)}")
+
+
+def predict(argv: list[str]) -> None:
+    """Writes class ids, colours and overlays for images."""
+
+    def define(values, argv):
+        _string(values, "workdir", "the run whose model predicts")
+        _string(values, "input", "an image, or a folder of them")
+        _string(values, "output", "a folder for ids/, color/ and overlay/")
+        _string(values, "checkpoint", _CHECKPOINT, "best")
+
+    values = _parse("predict", argv, define)
+    _required(values, "workdir", "input", "output")
+    from dpanet_jax.evaluation import trained
+    from dpanet_jax.progress import progress_bar
+
+    trained.find_images(Path(values.input))
+    images = trained.predict_files(
+        _trained(values),
+        values.input,
+        values.output,
+        progress=lambda items: progress_bar(items, unit="image"),
+    )
+    print(f"{len(images)} images: ids, color and overlay are in {values.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The data room: classes, TFDS builders, augmentation and the Grain pipeline. It imports no JAX."""

@@ -1,0 +1,116 @@
+"""Training augmentation of an image and its label together: the recipe's flip, scale, pad, crop.
+
+Pure functions of their arguments and a NumPy Generator. Images are (H, W, 3) uint8 RGB, labels
+(H, W) uint8 train ids with 255 ignored.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from dpanet_jax.data.classes import IGNORE_LABEL
+
+# ImageNet's mean colour, rounded to whole pixel values: where `extent` is not applied, padding is
+# within 0.01 of normalised zero all the same.
+PAD_COLOR = (124, 116, 104)
+
+
+def augment(
+    example: dict,
+    rng: np.random.Generator,
+    *,
+    crop_size: tuple[int, int],
+    base_size: int,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    flip: bool = True,
+    color_jitter: float = 0.0,
+    blur: float = 0.0,
+) -> dict:
+    """Flips, scales, pads on the right and bottom, and crops an image and its label alike.
+
+    example: {"image": (H, W, 3) uint8, "label": (H, W) uint8}. The long side becomes
+    base_size · uniform(scale_range) pixels. Returns {"image": crop_size + (3,) uint8, "label":
+    crop_size uint8, "extent": (2,) int32}: extent is the height and width of the top left part that
+    shows the image; outside it the label is 255 and the image PAD_COLOR, for the model to zero.
+
+    color_jitter: strength in [0, 1], see `photometric`. blur: the largest radius in pixels of a
+    Gaussian blur, which half of the images get. 0 switches either off.
+
+    The image is resized bilinearly by Pillow, whose filter widens when it reduces (antialiasing);
+    the label takes the nearest pixel of the same grid. Only the crop is computed: Pillow's `box`
+    gives the same pixels as resizing the whole and then cropping.
+
+    Source: the paper's recipe as PyTorch-Encoding's base dataset does it, in its order.
+    """
+    image, label = example["image"], example["label"]
+    height, width = label.shape
+    mirrored = bool(flip) & (rng.random() < 0.5)
+    long_side = max(1, round(base_size * rng.uniform(*scale_range)))
+    scaled_h = max(1, round(long_side * height / max(height, width)))
+    scaled_w = max(1, round(long_side * width / max(height, width)))
+    crop_h, crop_w = crop_size
+    extent_h, extent_w = min(crop_h, scaled_h), min(crop_w, scaled_w)
+    top = int(rng.integers(scaled_h - extent_h + 1))
+    left = int(rng.integers(scaled_w - extent_w + 1))
+
+    scaled = (scaled_h, scaled_w)
+    window = (top, left, extent_h, extent_w)
+    pixels = resize_image(image, scaled, window)
+    ids = resize_label(label, scaled, window)
+    if mirrored:
+        pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        ids = ids[:, ::-1]
+    if color_jitter:
+        pixels = photometric(pixels, rng, color_jitter)
+    if blur and rng.random() < 0.5:
+        pixels = pixels.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, blur)))
+
+    padded = np.empty((crop_h, crop_w, 3), np.uint8)
+    padded[:] = PAD_COLOR
+    padded[:extent_h, :extent_w] = pixels
+    padded_ids = np.full((crop_h, crop_w), IGNORE_LABEL, np.uint8)
+    padded_ids[:extent_h, :extent_w] = ids
+    return {
+        "image": padded,
+        "label": padded_ids,
+        "extent": np.array([extent_h, extent_w], np.int32),
+    }
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int]) -> Image.Image:
+    """Bilinear resize of (H, W, 3) uint8 to `size` (height, width), of which `window` is returned.
+
+    window: top, left, height and width in pixels of the resized image.
+    """
+    height, width = image.shape[:2]
+    top, left, window_h, window_w = window
+    y, x = height / size[0], width / size[1]
+    box = (
+        left * x,
+        top * y,
+        min(width, (left + window_w) * x),
+        min(height, (top + window_h) * y),
+    )
+    return Image.fromarray(image).resize((window_w, window_h), Image.Resampling.BILINEAR, box=box)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int]) -> np.ndarray:
+    """Nearest-neighbour resize of (H, W) on the grid of `resize_image`; its arguments."""
+    top, left, window_h, window_w = window
+    rows = (2 * np.arange(top, top + window_h) + 1) * label.shape[0] // (2 * size[0])
+    columns = (2 * np.arange(left, left + window_w) + 1) * label.shape[1] // (2 * size[1])
+    return label[rows[:, None], columns]
+
+
+def photometric(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
+    """Brightness, contrast and saturation × uniform(1 ± strength); hue ± strength/10 of the circle.
+
+    In that order, on an RGB image; strength in [0, 1].
+    """
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhance(image).enhance(rng.uniform(1.0 - strength, 1.0 + strength))
+    shift = math.floor(rng.uniform(-0.1, 0.1) * strength * 256)
+    hue, saturation, value = image.convert("HSV").split()
+    hue = hue.point([(level + shift) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")

@@ -1,0 +1,90 @@
+"""The one TFDS builder of this project: image and label files kept as they are, in ArrayRecord.
+
+An example is {"image": encoded PNG or JPEG, "label": encoded 8-bit grey PNG of raw ids, "name":
+text}. Examples given as encoded bytes need no TensorFlow, neither to write nor to read.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from dpanet_jax.data.builders.listing import Pair
+from dpanet_jax.data.location import VERSION
+
+
+class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Stores the pairs of every split, in order, together with all that reading them needs.
+
+    splits: the checked pairs. metadata: JSON-able; travels beside the records (`metadata.json`).
+    progress: called once for every example written.
+    """
+
+    VERSION = tfds.core.Version(VERSION)
+    # It downloads nothing, so TFDS need not look for a file of checksums beside the code.
+    url_infos = None
+
+    def __init__(
+        self,
+        name: str,
+        splits: dict[str, list[Pair]],
+        metadata: dict,
+        *,
+        data_dir: Path,
+        config: str | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ):
+        self.name = name
+        self._splits = splits
+        self._metadata = metadata
+        self._progress = progress
+        super().__init__(
+            data_dir=data_dir,
+            config=config and tfds.core.BuilderConfig(name=config, version=self.VERSION),
+        )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.name}: images and per-pixel class labels",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "name": tfds.features.Text(),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(self._metadata),
+            # The order of the records is the order of the names: evaluation and figures rely on it.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager
+        return {split: self._generate_examples(pairs) for split, pairs in self._splits.items()}
+
+    def _generate_examples(self, pairs: list[Pair]) -> Iterator:
+        for index, pair in enumerate(pairs):
+            yield (
+                index,
+                {
+                    "image": pair.image.read_bytes(),
+                    "label": _grey_png(pair.label.read_bytes()),
+                    "name": pair.name,
+                },
+            )
+            self._progress()
+
+
+def _grey_png(encoded: bytes) -> bytes:
+    """A palette PNG becomes a grey PNG of its indices, which are the ids; others stay as is."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.mode != "P":
+            return encoded
+        width, height = image.size
+        grey = Image.frombytes("L", (width, height), image.tobytes())
+    out = io.BytesIO()
+    grey.save(out, format="PNG")
+    return out.getvalue()

@@ -1,0 +1,321 @@
+"""From a prepared data set to batches of uint8, with Grain: what training and evaluation read.
+
+Arrays: images (b, h, w, 3) uint8 RGB; labels (b, h, w) uint8 train ids, 255 ignored.
+"""
+
+import functools
+import hashlib
+import io
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import flags
+from PIL import Image
+
+from dpanet_jax.data.augment import augment
+from dpanet_jax.data.classes import IGNORE_LABEL, Classes
+from dpanet_jax.data.location import (
+    DatasetNotFound,
+    dataset_dir,
+    prepare_command,
+    read_metadata,
+)
+
+# More than any run has. Grain's own endless repeat overflows where a batch holds one row.
+_EPOCHS = 2**32
+
+# The (height, width) of a batch and the examples in its rows; -1 is a row that only fills it up.
+_Plan = tuple[tuple[int, int], list[int]]
+
+_ENCODED = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
+
+
+class Split:
+    """One split of a prepared data set: `len`, and `[i]` → {"image", "label", "name"}.
+
+    image: (H, W, 3) uint8 RGB as stored (an EXIF orientation is not applied, so that it matches
+    its label). label: (H, W) uint8 train ids. name: text, the file's name within its split.
+
+    name: the split expression. classes: see `Classes`. sizes: (height, width) of every example.
+    fingerprint: changes with the files, the classes and the split expression.
+    """
+
+    def __init__(self, name, classes: Classes, sizes, fingerprint: str, source):
+        self.name = name
+        self.classes = classes
+        self.sizes = sizes
+        self.fingerprint = fingerprint
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> dict:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of split {self.name}, which has {len(self)}")
+        stored = self._source[int(index) % len(self)]
+        with Image.open(io.BytesIO(stored["image"])) as image:
+            pixels = np.asarray(_rgb(image))
+        with Image.open(io.BytesIO(stored["label"])) as label:
+            raw_ids = np.asarray(label)
+        return {
+            "image": pixels,
+            "label": self.classes.id_map[raw_ids],
+            "name": stored["name"].decode(),
+        }
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow warns where such a palette goes to RGB in one step; alpha is dropped either way.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> Split:
+    """Opens a split of what `prepare` stored.
+
+    dataset: "streets", "camvid", "folder" or "folder/NAME". split: "train", "val" or "test"; TFDS's
+    expressions work, such as "train+val" and "train[:10%]".
+
+    Raises ValueError for an unknown data set or split, with the choices, and DatasetNotFound (a
+    FileNotFoundError) with the command to run where it has not been prepared.
+    """
+    folder = dataset_dir(dataset, data_dir)
+    if not folder.is_dir():
+        raise DatasetNotFound(
+            f"{dataset} is not prepared in {folder}; run: {prepare_command(dataset, data_dir)}"
+        )
+    metadata = read_metadata(folder)
+    builder = tfds.builder_from_directory(folder)
+    try:
+        parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(builder.info.splits)
+    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"{dataset} has no split {split!r}; it has {', '.join(metadata['sizes'])}, and"
+            " expressions such as train+val or train[:10%]"
+        ) from error
+    sizes = [
+        tuple(size)
+        for part in parts
+        for size in metadata["sizes"][part.splitname][slice(part.from_, part.to)]
+    ]
+    if not sizes:
+        raise ValueError(f"split {split!r} of {dataset} holds no example")
+    source = builder.as_data_source(split, decoders=_ENCODED)
+    if len(sizes) != len(source):
+        raise ValueError(
+            f"{folder}: metadata.json counts {len(sizes)} examples in {split!r} and the records"
+            f" {len(source)}; prepare it anew with --overwrite"
+        )
+    spans = [(part.splitname, part.from_, part.to) for part in parts]
+    fingerprint = hashlib.sha256(repr((metadata["fingerprint"], spans)).encode()).hexdigest()
+    classes = Classes.from_dict(metadata["classes"])
+    return Split(split, classes, tuple(sizes), fingerprint, source)
+
+
+class TrainBatches:
+    """An endless iterator of training batches whose state is a small dict; see `train_batches`."""
+
+    def __init__(self, batches: grain.MapDataset, identity: dict, num_workers: int, threads: int):
+        self._batches = batches
+        self._identity = identity
+        self._num_workers = num_workers
+        self._threads = threads
+        self._next_batch = 0
+        # Grain's iterator while it runs, alone in a list that the interpreter's end can empty: what it
+        # finds of workers later than that, it prints traces about.
+        self._reading: list[grain.DatasetIterator] = []
+        weakref.finalize(self, _end, self._reading)
+
+    def __iter__(self) -> Iterator[dict]:
+        return self
+
+    def __next__(self) -> dict:
+        if not self._reading:
+            self._reading.append(iter(self._reader()))
+        batch = next(self._reading[0])
+        self._next_batch += 1
+        if self._num_workers:
+            # Out of the workers' shared memory, whose lifetime is not the array's.
+            batch = {key: np.array(value) for key, value in batch.items()}
+        return batch
+
+    def _reader(self) -> grain.IterDataset:
+        # Starting anew at the batch wanted, rather than restoring Grain's own iterator state, makes
+        # the state the same whatever the number of workers.
+        remaining = self._batches.slice(slice(self._next_batch, None))
+        if not self._num_workers:
+            return remaining.to_iter_dataset(_read_options(self._threads))
+        # Grain's worker processes read absl flags, which nobody has parsed in a notebook or a test.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        options = grain.multiprocessing.MultiprocessingOptions(
+            num_workers=self._num_workers, per_worker_buffer_size=2
+        )
+        return remaining.to_iter_dataset(_read_options(1)).mp_prefetch(options)
+
+    def get_state(self) -> dict:
+        """JSON-able: the number of the batch that `next` gives, and whose stream it is."""
+        return {"next_batch": self._next_batch, **self._identity}
+
+    def set_state(self, state: dict) -> None:
+        """Goes on as the iterator did that `get_state` was called on, whatever its workers.
+
+        Raises ValueError where the state is of another data set, seed or global batch size.
+        """
+        names = {"fingerprint": "data set or split (fingerprint)", "batch_size": "batch size"}
+        for key, ours in self._identity.items():
+            if state.get(key) != ours:
+                raise ValueError(
+                    f"the data's state is of another {names.get(key, key)}: {state.get(key)}, where"
+                    f" this run has {ours}; resume with what the run was started with"
+                )
+        self.close()
+        self._next_batch = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Ends the threads or worker processes; the next `next` starts them again, where it was."""
+        _end(self._reading)
+
+
+def _end(reading: list[grain.DatasetIterator]) -> None:
+    while reading:
+        reading.pop().close()
+
+
+def train_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    crop_size: tuple[int, int],
+    base_size: int,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    flip: bool = True,
+    color_jitter: float = 0.0,
+    blur: float = 0.0,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+) -> TrainBatches:
+    """Endless shuffled, augmented batches; every epoch has its own order. See `augment`.
+
+    batch_size is the global one. Yields this process's rows, process_index::process_count of the
+    global batch: {"image": (b, h, w, 3) uint8, "label": (b, h, w) uint8, "extent": (b, 2) int32}
+    with b = batch_size / process_count and (h, w) = crop_size. Batch n depends on (split, seed, n)
+    and the augmentation alone: not on workers, threads, processes or how often a run was resumed.
+
+    num_workers: processes that read; 0 reads in num_threads threads of this one (default: up to 4).
+    Worker processes are spawned, so a script needs its `if __name__ == "__main__"`.
+
+    Raises ValueError naming the argument that is wrong.
+    """
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    if len(crop_size) != 2 or min(crop_size) < 1:
+        raise ValueError(f"crop_size must be (height, width) in pixels, not {crop_size}")
+    if base_size < 1:
+        raise ValueError(f"base_size must be a number of pixels above 0, not {base_size}")
+    if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
+        raise ValueError(f"scale_range must be (low, high) with 0 < low <= high, not {scale_range}")
+    if not 0 <= color_jitter <= 1 or blur < 0:
+        raise ValueError(f"color_jitter {color_jitter} must lie in [0, 1], blur {blur} at 0 or above")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in 0 to 2**32 - 1, not {seed}")
+    transform = functools.partial(
+        augment,
+        crop_size=tuple(crop_size),
+        base_size=base_size,
+        scale_range=tuple(scale_range),
+        flip=flip,
+        color_jitter=color_jitter,
+        blur=blur,
+    )
+    examples = grain.MapDataset.source(split).seed(seed).shuffle().repeat(_EPOCHS)
+    examples = examples.random_map(transform)
+    mine = examples.slice(slice(process_index, None, process_count))
+    identity = {"fingerprint": split.fingerprint, "seed": seed, "batch_size": batch_size}
+    threads = _default_threads() if num_threads is None else num_threads
+    return TrainBatches(mine.batch(rows), identity, num_workers, threads)
+
+
+class EvalBatches:
+    """Every example once, in batches of one image size; `len` counts them. See `eval_batches`."""
+
+    def __init__(self, split: Split, plans: list[_Plan], threads: int):
+        self._split = split
+        self._plans = plans
+        self._threads = threads
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def __iter__(self) -> Iterator[dict]:
+        batches = grain.MapDataset.source(self._plans).map(self._read)
+        return iter(batches.to_iter_dataset(_read_options(self._threads)))
+
+    def _read(self, plan: _Plan) -> dict:
+        (height, width), rows = plan
+        index = np.array(rows, np.int32)
+        images = np.zeros((len(rows), height, width, 3), np.uint8)
+        labels = np.full((len(rows), height, width), IGNORE_LABEL, np.uint8)
+        for row, i in enumerate(rows):
+            if i >= 0:
+                example = self._split[i]
+                images[row], labels[row] = example["image"], example["label"]
+        return {"image": images, "label": labels, "mask": index >= 0, "index": index}
+
+
+def eval_batches(
+    split: Split,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int | None = None,
+) -> EvalBatches:
+    """Batches that hold every example of `split` exactly once, each image at its own size.
+
+    batch_size is the global one; a process gets rows process_index::process_count of each batch,
+    and all processes get as many batches, of the same shapes. Images of one size share batches, in
+    their order, so there are as few shapes as sizes. Yields {"image": (b, H, W, 3) uint8, "label":
+    (b, H, W) uint8, "mask": (b,) bool, "index": (b,) int32}: where the mask is False the row fills
+    up a last batch, with label 255 and index -1.
+
+    Raises ValueError where batch_size and process_count do not fit.
+    """
+    _rows_per_process(batch_size, process_index, process_count)
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for i, size in enumerate(split.sizes):
+        by_size.setdefault(size, []).append(i)
+    plans = []
+    for size, indices in by_size.items():
+        indices = indices + [-1] * (-len(indices) % batch_size)
+        for start in range(0, len(indices), batch_size):
+            rows = indices[start : start + batch_size]
+            plans.append((size, rows[process_index::process_count]))
+    threads = _default_threads() if num_threads is None else num_threads
+    return EvalBatches(split, plans, threads)
+
+
+def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} must lie below {process_count}")
+    return batch_size // process_count
+
+
+def _default_threads() -> int:
+    return min(4, os.cpu_count() or 1)
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, inference, report, figures."""

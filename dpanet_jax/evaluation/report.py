@@ -1,0 +1,89 @@
+"""A confusion matrix as a table for people and files for programs."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dpanet_jax.evaluation.metrics import ConfusionMatrix
+
+_SUMMARY = {
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
+
+
+def print_table(matrix: ConfusionMatrix, names, title: str, absent: str = "exclude") -> None:
+    """Per class IoU, accuracy and share of the labelled pixels, in percent, then the means."""
+    figures = matrix.compute(absent)
+    table = Table(title=title)
+    table.add_column("class")
+    for column in ("IoU %", "accuracy %", "pixels %"):
+        table.add_column(column, justify="right")
+    total = max(1, int(figures["labels"].sum()))
+    for k, name in enumerate(names):
+        note = "" if figures["present"][k] else " (absent)"
+        table.add_row(
+            name + note,
+            _percent(figures["iou"][k]),
+            _percent(figures["accuracy"][k]),
+            _percent(figures["labels"][k] / total),
+        )
+    table.add_section()
+    for key, words in _SUMMARY.items():
+        table.add_row(words, _percent(figures[key]), "", "")
+    # A table in a log file keeps its width whatever the terminal that the log is made in.
+    console = Console()
+    (console if console.is_terminal else Console(width=100)).print(table)
+
+
+def _percent(value: float) -> str:
+    return "–" if value != value else f"{100 * value:.2f}"
+
+
+def write_files(matrix: ConfusionMatrix, names, stem: Path, about: dict, absent="exclude") -> Path:
+    """Writes STEM.json (every figure, the counts and `about`) and STEM.csv (the table per class).
+
+    Fractions in [0, 1]; NaN (no such pixel) is null in JSON and empty in CSV. Returns the JSON's path.
+    """
+    figures = matrix.compute(absent)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        **about,
+        "absent": absent,
+        **{key: _number(figures[key]) for key in _SUMMARY},
+        "classes": [
+            {
+                "name": name,
+                "iou": _number(figures["iou"][k]),
+                "accuracy": _number(figures["accuracy"][k]),
+                "pixels": int(figures["labels"][k]),
+            }
+            for k, name in enumerate(names)
+        ],
+        "confusion_matrix": matrix.counts.tolist(),
+    }
+    path = stem.with_name(stem.name + ".json")
+    _replace(path, json.dumps(content, indent=1) + "\n")
+    rows = [["class", "iou", "accuracy", "pixels"]]
+    rows += [["" if v is None else v for v in row.values()] for row in content["classes"]]
+    table = stem.with_name(stem.name + ".csv")
+    with open(table.with_suffix(".csv.tmp"), "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    os.replace(table.with_suffix(".csv.tmp"), table)
+    return path
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

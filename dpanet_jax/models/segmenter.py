@@ -1,0 +1,60 @@
+"""The whole network: a backbone, a head on c4, and an auxiliary head on c3 for training."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dpanet_jax.models.heads import DualPoolHead, FCNHead
+from dpanet_jax.models.resnet import ResNet
+
+
+class Segmenter(nn.Module):
+    """(B, H, W, 3) normalised images → {"logits": (B, h, w, K)} at the output stride, in at least float32.
+
+    In training also "spatial" and "channel", the dual-pool head's branches, and "auxiliary"; with
+    `with_stages` also "c1" to "c4". `build` says what the fields may be. Initialise it with train=True, as
+    `init_variables` does: the auxiliary head and the branches' classifiers exist only there.
+    """
+
+    num_classes: int
+    head_name: str
+    backbone_options: Any
+    head_options: Any
+    auxiliary: bool = True
+    dropout: float = 0.1
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    def setup(self):
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype, "axis_name": self.axis_name}
+        fcn_head = {"num_classes": self.num_classes, "dropout": self.dropout, **types}
+        self.backbone = ResNet(**self.backbone_options, **types)
+        if self.head_name == "dpanet":
+            self.head = DualPoolHead(**fcn_head, **self.head_options)
+        else:
+            self.head = FCNHead(**fcn_head)
+        if self.auxiliary:
+            self.auxiliary_head = FCNHead(**fcn_head)
+
+    def __call__(self, images: jax.Array, train: bool, with_stages: bool = False) -> dict[str, jax.Array]:
+        stages = self.backbone(images.astype(self.dtype), train)
+        outputs = self.head(stages["c4"], train)
+        outputs = dict(outputs) if isinstance(outputs, dict) else {"logits": outputs}
+        if self.auxiliary and train:
+            outputs["auxiliary"] = self.auxiliary_head(stages["c3"], train)
+        outputs = {k: v.astype(jnp.promote_types(v.dtype, jnp.float32)) for k, v in outputs.items()}
+        return {**outputs, **stages} if with_stages else outputs
+
+
+def init_variables(model: Segmenter, rng: jax.Array, image_size: tuple[int, int] = (64, 64)) -> dict:
+    """{"params", "batch_stats"} from a PRNG key; `image_size` (H, W) changes no shape and no number."""
+
+    def init(rng):
+        params_rng, dropout_rng = jax.random.split(rng)
+        images = jnp.zeros((1, *image_size, 3), model.dtype)
+        return model.init({"params": params_rng, "dropout": dropout_rng}, images, train=True)
+
+    return jax.jit(init)(rng)

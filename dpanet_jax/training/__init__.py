@@ -1,0 +1,1 @@
+"""Training: loop, step, state, losses, optimizer, parallel."""

@@ -1,0 +1,117 @@
+"""One training step: a pure function of (state, batch), however it is run on devices."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dpanet_jax.models.normalize import normalize
+from dpanet_jax.training.losses import IGNORE_LABEL, count_valid, multi_loss
+from dpanet_jax.training.state import TrainState
+
+
+def make_train_step(
+    model,
+    optimizer: optax.GradientTransformation,
+    schedule,
+    loss_weights: dict,
+    *,
+    seed: int = 0,
+    accumulate_steps: int = 1,
+    axis_name: str | None = None,
+):
+    """Builds `train_step(state, batch) → (state, metrics)`.
+
+    `batch` has "image" (B, H, W, 3) uint8, "label" (B, H, W) uint8 class ids or 255, and "extent"
+    (B, 2) int32, the height and width that are not padding. B is the global batch, or, under `pmap`
+    with `axis_name`, this device's part of it. `metrics` are scalars of the global batch: "loss", a
+    "loss/TERM" for each head, "accuracy" in [0, 1] over valid pixels, "lr", and "grad_norm".
+
+    The loss is a mean over the valid pixels of the global batch, so every part divides by the same
+    count and the parts' gradients add up. With `accumulate_steps` > 1 the batch is computed in that
+    many parts; batch norm then sees, and averages over, each part by itself.
+    """
+
+    def over_devices(tree):
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    def loss_fn(params, batch_stats, part, rng, num_valid):
+        images = normalize(part["image"], part["extent"], model.dtype)
+        outputs, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": rng},
+        )
+        loss, terms = multi_loss(outputs, part["label"], loss_weights, num_valid)
+        return loss, (
+            updates["batch_stats"],
+            terms,
+            count_correct(outputs["logits"], part["label"]),
+        )
+
+    def gradients(state, part, rng, num_valid):
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (batch_stats, terms, correct)), grads = grad_fn(
+            state.params, state.batch_stats, part, rng, num_valid
+        )
+        return batch_stats, (grads, loss, terms, correct)
+
+    def accumulated(state, batch, rng, num_valid):
+        parts = jax.tree.map(lambda x: split_parts(x, accumulate_steps), batch)
+        rngs = jax.random.split(rng, accumulate_steps)
+
+        def one_part(carry, part_and_rng):
+            batch_stats, sums = carry
+            batch_stats, results = gradients(state.replace(batch_stats=batch_stats), *part_and_rng, num_valid)
+            return (batch_stats, jax.tree.map(jnp.add, sums, results)), None
+
+        first = jax.tree.map(lambda x: x[0], (parts, rngs))
+        shapes = jax.eval_shape(gradients, state, *first, num_valid)[1]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.scan(one_part, (state.batch_stats, zeros), (parts, rngs))[0]
+
+    def train_step(state: TrainState, batch: dict):
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        num_valid = over_devices(count_valid(batch["label"]))
+        compute = gradients if accumulate_steps == 1 else accumulated
+        batch_stats, sums = compute(state, batch, rng, num_valid)
+        grads, loss, terms, correct = over_devices(sums)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            **{f"loss/{term}": value for term, value in terms.items()},
+            "accuracy": correct / jnp.maximum(num_valid, 1),
+            "lr": jnp.asarray(schedule(state.step), jnp.float32),
+            "grad_norm": optax.global_norm(grads),
+        }
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return train_step
+
+
+def split_parts(x: jax.Array, parts: int) -> jax.Array:
+    """(B, …) → (parts, B/parts, …), every part taking rows from all over the batch.
+
+    A batch that is sharded over devices in contiguous blocks stays spread over them in each part.
+    """
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def count_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Valid pixels whose class has the largest logit, at the feature map's resolution scaled up.
+
+    `logits` (B, h, w, K), `labels` (B, H, W). Nearest resizing: a progress figure, cheap on purpose;
+    the exact one is evaluation's. Returns float32 ().
+    """
+    height, width = labels.shape[1:]
+    rows = jnp.arange(height) * logits.shape[1] // height
+    columns = jnp.arange(width) * logits.shape[2] // width
+    predictions = jnp.argmax(logits, axis=-1)[:, rows][:, :, columns]
+    return jnp.sum((predictions == labels) & (labels != IGNORE_LABEL), dtype=jnp.float32)

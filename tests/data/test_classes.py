@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+
+from dpanet_jax.data.classes import CAMVID, CITYSCAPES, Classes, colorize, read_classes
+
+
+def test_cityscapes_maps_its_19_raw_ids_in_order_and_ignores_the_rest():
+    raw = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    assert CITYSCAPES.id_map[raw].tolist() == list(range(19))
+    others = np.setdiff1d(np.arange(256), raw)
+    assert (CITYSCAPES.id_map[others] == 255).all()
+    assert np.flatnonzero(CITYSCAPES.known).tolist() == [*range(34), 255]
+    assert CITYSCAPES.names[0] == "road" and CITYSCAPES.names[18] == "bicycle"
+    assert CITYSCAPES.colors[13].tolist() == [0, 0, 142]
+
+
+def test_camvid_ignores_void():
+    assert len(CAMVID) == 11
+    assert CAMVID.id_map[:12].tolist() == [*range(11), 255]
+    assert CAMVID.known[11] and not CAMVID.known[12]
+
+
+@pytest.mark.parametrize("classes", [CITYSCAPES, CAMVID])
+def test_json_round_trip(classes):
+    again = Classes.from_dict(json.loads(json.dumps(classes.to_dict())))
+    assert again == classes and hash(again) == hash(classes)
+    assert again != Classes.from_ids(["a"], [(1, 2, 3)])
+
+
+def test_colorize_paints_ignored_pixels_black_and_refuses_unknown_ids():
+    painted = colorize(np.array([[0, 255], [10, 3]], np.uint8), CAMVID)
+    assert painted.dtype == np.uint8 and painted.shape == (2, 2, 3)
+    assert painted[0, 1].tolist() == [0, 0, 0]
+    assert painted[1, 1].tolist() == [128, 64, 128]
+    with pytest.raises(ValueError, match="label 11 is not one of the 11 classes"):
+        colorize(np.array([11], np.uint8), CAMVID)
+
+
+def test_read_classes_takes_row_numbers_as_ids(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("name,red,green,blue\nroad, 1, 2, 3\n\nsky,4,5,6\n")
+    classes = read_classes(path)
+    assert classes.names == ("road", "sky")
+    assert classes.colors.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert classes.id_map[:3].tolist() == [0, 1, 255]
+    assert np.flatnonzero(classes.known).tolist() == [0, 1, 255]
+
+
+def test_read_classes_takes_an_id_column_and_rows_to_ignore(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("id,name,red,green,blue\n0,ignore,0,0,0\n7,road,1,2,3\n9,sky,4,5,6\n")
+    classes = read_classes(path)
+    assert classes.names == ("road", "sky")
+    assert classes.id_map[[0, 7, 8, 9]].tolist() == [255, 0, 255, 1]
+    assert np.flatnonzero(classes.known).tolist() == [0, 7, 9, 255]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty; the first line must be name,red,green,blue"),
+        ("name,red,green\na,1,2\n", "line 1: the header lacks blue"),
+        ("name,red,green,blue,alpha\n", "line 1: the header has unknown alpha"),
+        ("name,red,green,blue\n", "no class below the header"),
+        ("name,red,green,blue\na,1,2\n", "line 2: 3 values, the header has 4"),
+        ("name,red,green,blue\na,1,2,3\nb,1,256,3\n", "line 3: green must be .* not '256'"),
+        ("name,red,green,blue\na,1,2,-3\n", "line 2: blue must be a whole number"),
+        ("name,red,green,blue\na,1,2,3\na,1,2,3\n", "line 3: the class 'a' is given twice"),
+        ("name,red,green,blue\n,1,2,3\n", "line 2: a class needs a name"),
+        ("name,red,green,blue,id\na,1,2,3,4\nb,1,2,3,4\n", "line 3: id 4 is given twice"),
+        ("name,red,green,blue,id\na,1,2,3,255\n", "line 2: id 255 is always ignored"),
+    ],
+)
+def test_read_classes_names_the_file_and_line(tmp_path, text, message):
+    path = tmp_path / "classes.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        read_classes(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_read_classes_without_a_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_classes(tmp_path / "classes.csv")

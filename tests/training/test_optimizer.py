@@ -1,0 +1,95 @@
+"""SGD and the poly schedule against torch.optim's arithmetic, live and written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpanet_jax.config import ConfigError
+from dpanet_jax.training.optimizer import poly_schedule, scaled_lr, sgd, total_steps
+
+STEPS, LR, POWER, MOMENTUM, DECAY = 12, 0.1, 0.9, 0.9, 0.01
+
+
+def gradients(step, name):
+    return np.random.default_rng([step, len(name)]).normal(size=(3, 2))
+
+
+def start():
+    rng = np.random.default_rng(7)
+    return {"backbone": {"w": rng.normal(size=(3, 2))}, "head": {"w": rng.normal(size=(3, 2))}}
+
+
+def run_optax():
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, start())
+        optimizer = sgd(
+            poly_schedule(LR, STEPS, POWER),
+            momentum=MOMENTUM,
+            weight_decay=DECAY,
+            head_lr_multiplier=10.0,
+        )
+        state = optimizer.init(params)
+        for step in range(STEPS):
+            grads = {name: {"w": jnp.asarray(gradients(step, name))} for name in params}
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return jax.tree.map(np.asarray, params)
+
+
+def test_arithmetic_written_out():
+    params = {name: value["w"] for name, value in start().items()}
+    momentum = {name: 0.0 for name in params}
+    for step in range(STEPS):
+        lr = LR * (1 - step / STEPS) ** POWER
+        for name, multiplier in (("backbone", 1), ("head", 10)):
+            gradient = gradients(step, name) + DECAY * params[name]
+            momentum[name] = MOMENTUM * momentum[name] + gradient
+            params[name] = params[name] - multiplier * lr * momentum[name]
+    ours = run_optax()
+    for name, value in params.items():
+        np.testing.assert_allclose(ours[name]["w"], value, rtol=1e-12)
+
+
+def test_same_as_torch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    params = {name: torch.tensor(value["w"], requires_grad=True) for name, value in start().items()}
+    optimizer = torch.optim.SGD(
+        [{"params": [params["backbone"]]}, {"params": [params["head"]], "lr": 10 * LR}],
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=DECAY,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: (1 - s / STEPS) ** POWER)
+    for step in range(STEPS):
+        for name, value in params.items():
+            value.grad = torch.tensor(gradients(step, name))
+        optimizer.step()
+        schedule.step()
+    ours = run_optax()
+    for name, value in params.items():
+        np.testing.assert_allclose(ours[name]["w"], value.detach().numpy(), rtol=1e-12)
+
+
+def test_schedule_ends_and_warms_up():
+    schedule = poly_schedule(1.0, 10, 0.9)
+    assert schedule(0) == 1.0
+    assert schedule(10) == 0.0
+    warm = poly_schedule(1.0, 10, 0.9, warmup_steps=4)
+    np.testing.assert_allclose(warm(0), 0.25)
+    np.testing.assert_allclose([warm(s) for s in range(3, 10)], [schedule(s) for s in range(3, 10)])
+
+
+def test_lr_scales_with_the_batch_only_when_asked():
+    assert scaled_lr(0.01, 32, 0) == 0.01
+    assert scaled_lr(0.01, 32, 8) == 0.04
+
+
+def test_total_steps():
+    # The paper's own numbers: 2,975 images, batch 8, 300 epochs; and VOC's 10,582, batch 16, 180.
+    assert total_steps(2975, 8, 300) == 111_300
+    assert total_steps(10582, 16, 180) == 118_980
+    assert total_steps(5, 8, 300, steps=7) == 7
+    with pytest.raises(ConfigError, match="batch_size=8 is more than the 5"):
+        total_steps(5, 8, 1)
