@@ -39,7 +39,7 @@ def augment(
 
     The image is resized bilinearly by Pillow, whose filter widens when it reduces (antialiasing);
     the label takes the nearest pixel of the same grid. Only the crop is computed: Pillow's `box`
-    gives the same pixels as resizing the whole and then cropping.
+    gives the same pixels, to a rounding, as resizing the whole and then cropping.
 
     Source: the paper's recipe as PyTorch-Encoding's base dataset does it, in its order.
     """

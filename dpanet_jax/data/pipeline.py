@@ -130,8 +130,8 @@ class TrainBatches:
         self._num_workers = num_workers
         self._threads = threads
         self._next_batch = 0
-        # Grain's iterator while it runs, alone in a list that the interpreter's end can empty: what it
-        # finds of workers later than that, it prints traces about.
+        # Grain's iterator while it runs, alone in a list that can be emptied before the interpreter
+        # takes its modules apart: ended later than that, its workers print traces.
         self._reading: list[grain.DatasetIterator] = []
         weakref.finalize(self, _end, self._reading)
 

@@ -75,8 +75,9 @@ def prepare(
     num_train, num_val, size, seed. overwrite: replace what is there, once the new one is complete.
 
     Raises DataError (a ValueError) that lists all that is wrong with the source, before anything is
-    written; ValueError for an unknown data set or option, or when what is prepared came from
-    another source or other options; BlockingIOError when another process prepares the same one.
+    written; ValueError for an unknown data set or option, or when the folder that is prepared came
+    from another source, or the streets from other options; BlockingIOError when another process
+    prepares the same data set.
     """
     name, config = split_name(dataset)
     root = Path(data_dir).expanduser() if data_dir else default_data_dir()
@@ -131,13 +132,15 @@ def _streets_options(given: dict) -> dict:
 def _already_prepared(dataset: str, target: Path, source: str | Path | None, options: dict) -> Prepared:
     metadata = read_metadata(target)
     differs = []
-    if source is not None and str(Path(source).expanduser().resolve()) != metadata["source"]:
-        differs.append(f"from {metadata['source']}")
+    is_users_own = dataset.startswith("folder")
+    if source is not None and is_users_own:
+        if str(Path(source).expanduser().resolve()) != metadata["source"]:
+            differs.append(f"from {metadata['source']}")
     # JSON has no tuples, so a size compares only after the same round trip.
     if options and json.loads(json.dumps(options)) != metadata["options"]:
         differs.append(f"with {metadata['options']}")
     if differs:
-        other = ", or folder/NAME to keep both" if dataset.startswith("folder") else ""
+        other = ", or folder/NAME to keep both" if is_users_own else ""
         raise ValueError(
             f"{dataset} in {target} was prepared {' and '.join(differs)};"
             f" use --overwrite to replace it{other}"

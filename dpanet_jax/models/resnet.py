@@ -19,7 +19,7 @@ kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
-    """A square convolution without bias, padding dilation · (kernel_size // 2). (B, H, W, C) → (B, H', W', features).
+    """A square convolution without bias, padding dilation · (kernel_size // 2).
 
     A 1×1 kernel is stored as (C, features) and is a matrix product: its weight gradient takes less than
     half the time on a CPU.
@@ -56,6 +56,24 @@ class Conv(nn.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         return y if bias is None else y + bias
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3×3, stride 2, padding 1. (B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C).
+
+    One axis after the other, by comparisons: on a CPU the gradient takes a quarter of the time of
+    nn.max_pool's. Of equal values the first in row-major order gets the gradient, as in PyTorch.
+    """
+    for axis in (2, 1):
+        size = -(-x.shape[axis] // 2)
+        pads = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+        first, second, third = (
+            jax.lax.slice_in_dim(padded, start, start + 2 * size - 1, 2, axis) for start in range(3)
+        )
+        x = jnp.where(first >= second, first, second)
+        x = jnp.where(x >= third, x, third)
+    return x
 
 
 def layers(dtype, param_dtype, axis_name, train: bool):
@@ -179,7 +197,7 @@ class ResNet(nn.Module):
         choose("stem", self.stem, ("plain", "deep"))
         if self.multi_grid and len(self.multi_grid) != depths[3]:
             raise ValueError(
-                f"multi_grid={tuple(self.multi_grid)}: {self.architecture}'s last stage has {depths[3]} blocks"
+                f"multi_grid={tuple(self.multi_grid)}: one dilation for each of {depths[3]} blocks"
             )
         conv, norm = layers(self.dtype, self.param_dtype, self.axis_name, train)
         if self.stem == "plain":
@@ -189,7 +207,7 @@ class ResNet(nn.Module):
             for i, features in enumerate(widths):
                 x = conv(features, 3, 2 if i == 0 else 1, name=f"conv1_{i}")(x)
                 x = nn.relu(norm(name=f"bn1_{i}")(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+        x = max_pool(x)
         stages = {}
         make_block = nn.remat(block) if self.remat else block
         for stage, (depth, stride) in enumerate(zip(depths, strides, strict=True)):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,33 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, make_folder):
             prepare("folder", data, source, quiet=True)
         holder.stdin.close()
     assert not prepare("folder", data, source, quiet=True).already
+
+
+def test_streets_are_drawn_and_take_the_path_of_a_folder(tmp_path, make_folder, monkeypatch):
+    drawn = []
+
+    def write_streets(folder, num_train=4, num_val=2, size=(24, 32), seed=0):
+        drawn.append((folder, num_train, num_val, size, seed))
+        make_folder(folder, counts=(("train", num_train), ("val", num_val)), size=size)
+
+    fake = types.ModuleType("dpanet_jax.data.streets")
+    fake.write_streets = write_streets
+    monkeypatch.setitem(sys.modules, "dpanet_jax.data.streets", fake)
+    data = tmp_path / "data"
+    summary = prepare("streets", data, quiet=True)
+    assert summary.splits == {"train": 4, "val": 2}
+    assert drawn == [(data / "downloads" / "streets", 4, 2, (24, 32), 0)]
+    assert open_split("streets", "val", data)[1]["image"].shape == (24, 32, 3)
+
+    assert prepare("streets", data, quiet=True).already
+    assert prepare("streets", data, quiet=True, size=(24, 32)).already
+    with pytest.raises(ValueError, match="was prepared with {'num_train': 4.*use --overwrite"):
+        prepare("streets", data, quiet=True, num_train=6)
+    with pytest.raises(ValueError, match="streets has no option trees; it has num_train, num_val"):
+        prepare("streets", data, quiet=True, trees=6)
+    again = prepare("streets", data, tmp_path / "kept", True, quiet=True, num_train=6)
+    assert again.splits == {"train": 6, "val": 2} and len(drawn) == 2
+    assert (tmp_path / "kept" / "images").is_dir()
 
 
 def test_no_tensorflow_no_network_and_no_jax_to_prepare(tmp_path, make_folder):

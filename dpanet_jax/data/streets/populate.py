@@ -1,0 +1,341 @@
+"""What stands in a street: from a plan to the list of items with their places."""
+
+import math
+
+import numpy as np
+
+from dpanet_jax.data.streets import blocks, furniture, people, vehicles
+from dpanet_jax.data.streets.camera import Frame
+from dpanet_jax.data.streets.canvas import Canvas, Label, Material
+from dpanet_jax.data.streets.light import Light
+from dpanet_jax.data.streets.plan import Item, walk_middle
+from dpanet_jax.data.streets.street import Street
+
+END = 95.0
+
+
+class Scene:
+    """Collects items; every one gets its own generator, so that one more does not change another."""
+
+    def __init__(self, canvas: Canvas, street: Street, light: Light, rng: np.random.Generator, lane: float):
+        self.canvas, self.street, self.light, self.rng = canvas, street, light, rng
+        self.lane = lane
+        self.items: list[Item] = []
+        self.taken: list[tuple[float, float, float, float]] = []
+
+    def add(self, along, across, draw) -> None:
+        self.items.append(Item(along, across, draw))
+
+    def claim(self, s0: float, s1: float, d0: float, d1: float) -> bool:
+        """Takes a piece of ground; false when something is there already."""
+        for t0, t1, e0, e1 in self.taken:
+            if s0 < t1 and t0 < s1 and d0 < e1 and e0 < d1:
+                return False
+        self.taken.append((s0, s1, d0, d1))
+        return True
+
+    def child(self) -> np.random.Generator:
+        return np.random.default_rng(self.rng.integers(0, 1 << 62, 2))
+
+    def frame(self, s: float, d: float, heading: float = 0.0) -> Frame:
+        return Frame(self.canvas.camera, s, d, heading)
+
+
+def add_lots(scene: Scene, side: int) -> None:
+    """Fills one side, from near to far, with buildings, walls, fences, hedges and parks."""
+    rng, street, light = scene.rng, scene.street, scene.light
+    edge = street.edge(side)
+    city = rng.random() < 0.6
+    odds = np.array([0.62, 0.13, 0.13, 0.06, 0.06] if city else [0.22, 0.24, 0.24, 0.14, 0.16])
+    along = rng.uniform(-2, 4)
+    while along < END:
+        length = rng.uniform(7, 18)
+        kind = ["building", "wall", "fence", "hedge", "park"][int(rng.choice(5, p=odds))]
+        if not street.open_at(along, length, side):
+            start, end = street.crossing[0] - 2.2, street.crossing[1] + 2.2
+            if along < start - 4:
+                length = start - along
+            else:
+                along = end
+                continue
+        setback = 0.0 if kind == "building" else rng.uniform(3, 11)
+        behind = kind == "building" or rng.random() < 0.65
+        if behind:
+            _add_stretch(scene, side, along, along + length, edge + side * setback, "building", 12)
+        if kind in ("wall", "fence", "hedge"):
+            _add_stretch(scene, side, along, along + length, edge, kind, 0.35)
+        if kind != "building":
+            for _ in range(int(rng.integers(0, 3))):
+                s, d = rng.uniform(along + 1, along + length), rng.uniform(1.2, max(setback, 2.5))
+                add_tree(scene, s, edge + side * d, rng.uniform(4, 10))
+        if kind == "park":
+            for _ in range(int(rng.integers(1, 4))):
+                s, d = rng.uniform(along + 1, along + length), edge + side * rng.uniform(0.6, 3)
+                size, draw = rng.uniform(0.7, 1.6), scene.child()
+                scene.add(
+                    (s - 0.1, s + 0.1), (d - 0.4, d + 0.4),
+                    lambda s=s, d=d, size=size, draw=draw: furniture.draw_bush(
+                        scene.canvas, scene.frame(s, d), draw, size
+                    ),
+                )  # fmt: skip
+        along += length if kind != "building" else length + (rng.random() < 0.2) * 2
+    if light.sun is None:
+        return
+
+
+def _add_stretch(scene, side, start, end, front, kind, thick):
+    draw, sun, night = scene.child(), scene.light.sun, scene.light.night
+    stretch = blocks.Stretch(scene.canvas, start, end, front, side)
+    paint = {
+        "building": lambda: blocks.draw_building(stretch, draw, sun, night),
+        "wall": lambda: blocks.draw_wall(stretch, draw, sun),
+        "fence": lambda: blocks.draw_fence(stretch, draw, sun),
+        "hedge": lambda: blocks.draw_hedge(stretch, draw, sun),
+    }[kind]
+    scene.add((start, end), tuple(sorted((front, front + side * thick))), paint)
+
+
+def add_backdrop(scene: Scene) -> None:
+    """Closes the view at the end of the street with houses or trees."""
+    rng, camera = scene.rng, scene.canvas.camera
+    middle = camera.bend * 0
+    if rng.random() < 0.65:
+        d = middle - 60
+        while d < middle + 60:
+            wide, high, s = rng.uniform(9, 18), rng.uniform(8, 20), END + rng.uniform(8, 25)
+            color = blocks.stone(rng)
+            style = blocks.facade_style(rng, high, scene.light.night)
+
+            def draw(d=d, wide=wide, high=high, s=s, color=color, style=style):
+                points = [(d, 0), (d, high), (d + wide, high), (d + wide, 0)]
+                points = [scene.canvas.camera.world(s, a, y) for a, y in points]
+                scene.canvas.face(points, Label.BUILDING, color, Material.FACADE, style=style)
+
+            scene.add((s, s + 10), (d, d + wide), draw)
+            d += wide
+    for _ in range(int(rng.integers(2, 9))):
+        add_tree(scene, END + rng.uniform(2, 6), rng.uniform(-45, 45), rng.uniform(7, 13))
+
+
+def add_tree(scene: Scene, s: float, d: float, size: float) -> None:
+    draw = scene.child()
+    scene.add(
+        (s - 0.2, s + 0.2), (d - 0.2, d + 0.2),
+        lambda: furniture.draw_tree(scene.canvas, scene.frame(s, d), draw, scene.light.sun, size),
+    )  # fmt: skip
+
+
+def add_large(scene: Scene, parking: list[bool], kinds: list[str]) -> None:
+    """Places trucks, buses and trams where they are seen well: each where no other one stands."""
+    rng, street = scene.rng, scene.street
+    for kind in kinds:
+        slots = ["ahead", "oncoming", "oncoming"]
+        if street.crossing is not None:
+            slots.append("crossing")
+        if kind != "train" and any(parking):
+            slots += ["parked", "parked"]
+        rng.shuffle(slots)
+        long = {"train": rng.uniform(15, 26), "bus": 11.5, "truck": 8.8}[kind]
+        for slot in slots:
+            if _place_large(scene, parking, kind, slot, long):
+                break
+
+
+def _place_large(scene, parking, kind, slot, long):
+    rng, street, lane = scene.rng, scene.street, scene.lane
+    if slot == "crossing":
+        start, end, left, right = street.crossing
+        s = rng.uniform(start + 1.5, end - 1.5)
+        heading = math.pi / 2 * (1 if rng.random() < 0.5 else -1)
+        d = rng.uniform(-2, 3) + (left - right) * -long * 0.3
+        box = (s - 1.4, s + 1.4, d - long / 2, d + long / 2)
+    else:
+        first = {"ahead": rng.uniform(9, 19), "oncoming": rng.uniform(6.5, 20),
+                 "parked": rng.uniform(6, 17)}[slot]  # fmt: skip
+        s, heading = first + long / 2, 0.0
+        if slot == "oncoming":
+            d, heading = -lane / 2, math.pi
+        elif slot == "ahead":
+            d = lane / 2
+        else:
+            side = 1 if parking[1] and (rng.random() < 0.6 or not parking[0]) else -1
+            d = (street.right - 1.2) if side > 0 else (street.left + 1.2)
+            heading = 0.0 if side > 0 else math.pi
+        box = (first, first + long, d - 1.3, d + 1.3)
+    if not scene.claim(*box):
+        return False
+    if kind == "train" and slot != "crossing":
+        street.rails.append(d)
+    draw = scene.child()
+    frame, canvas, night = scene.frame(s, d, heading), scene.canvas, scene.light.night
+    _add_vehicle(scene, box, frame, {
+        "truck": lambda: vehicles.draw_truck(canvas, frame, draw, night),
+        "bus": lambda: vehicles.draw_bus(canvas, frame, draw, night),
+        "train": lambda: vehicles.draw_tram(canvas, frame, draw, night, long),
+    }[kind], 3.2)  # fmt: skip
+    return True
+
+
+def _add_vehicle(scene, box, frame, draw, high):
+    s0, s1, d0, d1 = box
+
+    def cast_and_draw():
+        camera = scene.canvas.camera
+        foot = [camera.world(s, d) for s, d in ((s0, d0), (s1, d0), (s1, d1), (s0, d1))]
+        scene.canvas.cast(foot, 0.2, high, scene.light.sun)
+        draw()
+
+    scene.add((s0, s1), (d0, d1), cast_and_draw)
+
+
+def add_cars(scene: Scene, parking: list[bool]) -> None:
+    """Parked cars in rows, and cars that drive."""
+    rng, street, lane = scene.rng, scene.street, scene.lane
+    places = []
+    for side in (-1, 1):
+        if parking[side > 0]:
+            d = street.right - 1.15 if side > 0 else street.left + 1.15
+            s = rng.uniform(4, 9)
+            while s < 60:
+                if rng.random() < 0.7:
+                    places.append((s, d, 0.0 if side > 0 or rng.random() < 0.3 else math.pi))
+                s += rng.uniform(5.2, 7.5)
+    for d, heading, most in ((lane / 2, 0.0, 2), (-lane / 2, math.pi, 3)):
+        for _ in range(int(rng.integers(0, most + 1))):
+            places.append((rng.uniform(8, 55), d + rng.uniform(-0.3, 0.3), heading))
+    if street.crossing is not None and rng.random() < 0.5:
+        s = (street.crossing[0] + street.crossing[1]) / 2
+        places.append((s, rng.uniform(-8, 8), math.pi / 2 * (1 if rng.random() < 0.5 else -1)))
+    for s, d, heading in places:
+        half = (2.4, 0.95) if abs(math.cos(heading)) > 0.5 else (0.95, 2.4)
+        box = (s - half[0], s + half[0], d - half[1], d + half[1])
+        mouth = street.crossing
+        if abs(d) > lane and mouth and s + 3 > mouth[0] and s - 3 < mouth[1] and half[0] > 2:
+            continue
+        if not scene.claim(*box):
+            continue
+        frame, draw = scene.frame(s, d, heading + rng.normal(0, 0.02)), scene.child()
+        _add_vehicle(
+            scene, box, frame,
+            lambda frame=frame, draw=draw: vehicles.draw_car(
+                scene.canvas, frame, draw, scene.light.night
+            ), 1.4,
+        )  # fmt: skip
+
+
+def add_figure(scene: Scene, s: float, d: float, draw, depth: float = 0.25, high: float = 1.6):
+    """Something narrow that casts a shadow like a person."""
+
+    def cast_and_draw():
+        foot = scene.frame(s, d).place([(-0.25, 0, 0), (0, 0, 0.15), (0.25, 0, 0), (0, 0, -0.15)])
+        scene.canvas.cast(foot, 0, high, scene.light.sun)
+        draw()
+
+    scene.add((s - depth, s + depth), (d - 0.3, d + 0.3), cast_and_draw)
+
+
+def add_people(scene: Scene) -> None:
+    """People on the sidewalks, and some on the zebra crossing."""
+    rng, street = scene.rng, scene.street
+    places = []
+    for side in (-1, 1):
+        middle, width = walk_middle(street, side)
+        for _ in range(int(rng.poisson(2.2))):
+            s = float(5 + 26 * rng.random() ** 1.4)
+            for _ in range(1 + int(rng.random() < 0.35)):
+                d = middle + rng.uniform(-0.4, 0.4) * width
+                places.append((s + rng.uniform(-0.4, 0.4), d, rng.choice([0, math.pi])))
+    if street.zebra is not None:
+        for _ in range(int(rng.integers(0, 4))):
+            d = rng.uniform(street.left, street.right)
+            turn = math.pi / 2 * rng.choice([-1, 1])
+            places.append((street.zebra + rng.uniform(0.6, 2.4), d, turn))
+    for s, d, heading in places:
+        if not scene.claim(s - 0.3, s + 0.3, d - 0.3, d + 0.3):
+            continue
+        draw, frame, turn = scene.child(), scene.frame(s, d), heading + rng.normal(0, 0.5)
+        add_figure(
+            scene, s, d,
+            lambda frame=frame, turn=turn, draw=draw: people.draw_person(
+                scene.canvas, frame, turn, draw
+            ),
+        )  # fmt: skip
+
+
+def add_two_wheelers(scene: Scene) -> None:
+    """Cyclists and motorcyclists on the road; bicycles and motorcycles left by the curb."""
+    rng, street, lane = scene.rng, scene.street, scene.lane
+    canvas, night = scene.canvas, scene.light.night
+
+    def place(kind, s, d, heading, ridden):
+        if not scene.claim(s - 0.6, s + 0.6, d - 0.5, d + 0.5):
+            return
+        draw, frame = scene.child(), scene.frame(s, d)
+        add_figure(scene, s, d, {
+            "bicycle": lambda: people.draw_bicycle(canvas, frame, heading, draw, ridden),
+            "motorcycle": lambda: people.draw_motorcycle(
+                canvas, frame, heading, draw, ridden, night
+            ),
+        }[kind], 0.3, 1.5 if ridden else 0.8)  # fmt: skip
+
+    for kind, chance in (("bicycle", 0.5), ("motorcycle", 0.45)):
+        if rng.random() < chance:
+            for _ in range(1 + int(rng.random() < 0.3)):
+                s, way = rng.uniform(5, 15), rng.random()
+                d, heading = rng.uniform(lane * 0.75, lane + 0.3), rng.normal(0, 0.5)
+                if way < 0.3:
+                    d, heading = rng.uniform(-lane, -0.6), math.pi + rng.normal(0, 0.5)
+                elif way < 0.6:
+                    d = rng.uniform(-lane, lane)
+                    heading = math.pi / 2 * rng.choice([-1, 1]) + rng.normal(0, 0.3)
+                place(kind, s, d, heading, True)
+    for kind, chance in (("bicycle", 0.45), ("motorcycle", 0.4)):
+        if rng.random() < chance:
+            side = 1 if rng.random() < 0.6 else -1
+            edge = street.right if side > 0 else street.left
+            s, turn = rng.uniform(5, 13), rng.choice([-1, 1]) * rng.uniform(0.9, 1.6)
+            for i in range(int(rng.integers(1, 4))):
+                place(kind, s + 1.3 * i, edge + side * rng.uniform(0.5, 1.1), turn, False)
+
+
+def add_furniture(scene: Scene) -> None:
+    """Lamps, trees, signs and traffic lights in a line along the curb."""
+    rng, street, canvas = scene.rng, scene.street, scene.canvas
+    sun, night = scene.light.sun, scene.light.night
+
+    def place(s, side, draw, inset=0.0):
+        edge = street.right if side > 0 else street.left
+        d = edge + side * (0.5 + inset)
+        if street.open_at(s - 0.3, 0.6, side) and scene.claim(s - 0.3, s + 0.3, d - 0.3, d + 0.3):
+            frame, child = scene.frame(s, d), scene.child()
+            scene.add((s - 0.1, s + 0.1), (d - 0.1, d + 0.1), lambda: draw(frame, child))
+
+    for side in (-1, 1):
+        arm = -side * rng.uniform(1.2, 2.2)
+        step, s = rng.uniform(14, 24), rng.uniform(7, 16)
+        if rng.random() < 0.8:
+            while s < 80:
+                place(s, side, lambda f, r, arm=arm: furniture.draw_lamp(
+                    canvas, f, r, sun, night, arm))  # fmt: skip
+                s += step
+        if rng.random() < 0.5:
+            step, s, size = rng.uniform(7, 12), rng.uniform(5, 12), rng.uniform(4.5, 8)
+            while s < 75:
+                scale = size * rng.uniform(0.85, 1.15)
+                place(s, side, lambda f, r, scale=scale: furniture.draw_tree(
+                    canvas, f, r, sun, scale), 0.4)  # fmt: skip
+                s += step * rng.uniform(0.8, 1.2)
+        for _ in range(int(rng.integers(0, 4))):
+            board = rng.random() < 0.22
+            s = rng.uniform(6, 26) if not board else rng.uniform(10, 30)
+            place(s, side, lambda f, r, board=board: furniture.draw_sign(
+                canvas, f, r, sun, board), 1.0 if board else 0.0)  # fmt: skip
+        signal = street.crossing[0] - 1.2 if street.crossing else rng.uniform(6, 20)
+        if rng.random() < (0.6 if street.crossing else 0.3):
+            reach = -side * rng.uniform(2.2, 3.6) if rng.random() < 0.45 else 0.0
+            spots = [min(signal, rng.uniform(7, 24))]
+            if street.crossing and rng.random() < 0.5:
+                spots.append(street.crossing[1] + 3)
+            for s in spots:
+                place(s, side, lambda f, r, reach=reach: furniture.draw_traffic_light(
+                    canvas, f, r, sun, reach), -0.1)  # fmt: skip
