@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, flags.Error) as error:
         if os.environ.get("DPANET_TRACEBACK"):
             raise
-        print(f"dpanet_jax: {_one_line(error)}", file=sys.stderr)
+        print(f"dpanet_jax: {_words(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError | flags.Error) else 1
     return 0
 
@@ -57,21 +57,20 @@ def _usage() -> str:
     )
 
 
-def _one_line(error: BaseException) -> str:
+def _words(error: BaseException) -> str:
+    """What is said of an error: our own as written (DataError lists files), others on one line."""
+    if type(error).__module__.startswith(("dpanet_jax", "__main__")):
+        return str(error)
     text = " ".join(str(error).split())
-    known = type(error).__module__.startswith(("dpanet_jax", "__main__", "absl"))
-    return text if known or not text else f"{type(error).__name__}: {text}"
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
 def _parse(verb: str, argv: list[str], define) -> flags.FlagValues:
     """This verb's flags from the command line; UsageError for any other, and for a stray word."""
-    if any(word in ("-h", "--help") for word in argv):
-        argv, define_help = [], True
-    else:
-        define_help = False
+    asked_for_help = any(word in ("-h", "--help") for word in argv)
     values = flags.FlagValues()
-    define(values, argv)
-    if define_help:
+    define(values, [] if asked_for_help else argv)
+    if asked_for_help:
         print(f"usage: python -m dpanet_jax {verb} …\n  {VERBS[verb]}\n")
         for name in sorted(values):
             print(f"  --{name}: {values[name].help}")

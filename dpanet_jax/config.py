@@ -33,7 +33,7 @@ def default_config() -> ConfigDict:
     config.data.scale_range = (0.5, 2.0)
     config.data.flip = True
     config.data.color_jitter = 0.0  # strength of photometric distortion, 0 to 1
-    config.data.blur = 0.0  # probability of a Gaussian blur
+    config.data.blur = 0.0  # largest radius, in pixels, of the blur that half of the images get
     config.data.num_workers = 0  # worker processes that read and augment; 0: threads only
 
     config.model = ConfigDict()

@@ -1,11 +1,16 @@
-"""Eight simulated devices for every test: set before JAX starts."""
+"""Eight simulated devices and one cache of compiled programs for every test: set before JAX starts."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+
+# Several tests run the same small network: it is compiled once.
+_cache = tempfile.TemporaryDirectory(prefix="dpanet_jax_tests_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 
 import pytest  # noqa: E402
 

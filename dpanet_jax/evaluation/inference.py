@@ -26,7 +26,7 @@ class Predictor:
         self._mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
         self._whole = NamedSharding(self._mesh, PartitionSpec())
         self._split = NamedSharding(self._mesh, PartitionSpec("data"))
-        self._variables = None if variables is None else self.put(variables)
+        self.variables = None if variables is None else self.put(variables)
 
         def predict(variables, images):
             size = images.shape[1:3]
@@ -41,7 +41,7 @@ class Predictor:
 
     def predict_batch(self, images: np.ndarray, variables: dict | None = None) -> np.ndarray:
         """uint8 (B, H, W, 3) → uint8 (B, H, W) class ids. A batch that splits over devices is split."""
-        variables = self._variables if variables is None else variables
+        variables = self.variables if variables is None else variables
         even = len(images) % self._mesh.size == 0
         images = jax.device_put(images, self._split if even else self._whole)
         return np.asarray(self._predict(variables, images))

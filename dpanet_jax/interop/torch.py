@@ -5,7 +5,6 @@ accounted for.
 """
 
 import fnmatch
-import pickle
 import re
 from pathlib import Path
 
@@ -151,7 +150,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         arrays = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, KeyError, AttributeError) as error:  # the last two: an odd dtype
         raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from error
     halves = (np.float16, ml_dtypes.bfloat16)
     return {name: a.astype(np.float32) if a.dtype in halves else a for name, a in arrays.items()}
@@ -166,8 +165,8 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of whatever kind the unpickler trips over
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WeightsError(f"{path}: not a file of weights that is safe to read ({reason})") from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):

@@ -45,6 +45,7 @@ _CHOICES = {
     "pool": ("avg", "max"),
     "affinity": ("subtract", "square"),
 }
+_DTYPES = ("float32", "bfloat16", "float64")
 
 _BACKBONE = ("stem", "width", "output_stride", "remat")
 _HEAD = (
@@ -69,25 +70,26 @@ def build(num_classes: int, **options) -> Segmenter:
     for name in options:
         if name not in _DEFAULTS:
             near = difflib.get_close_matches(name, _DEFAULTS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_DEFAULTS)}"
-            raise ValueError(f"{name!r} is not an option of a model; {hint}")
+            hint = f"did you mean {near[0]}? " if near else ""
+            known = ", ".join(_DEFAULTS)
+            raise ValueError(f"{name!r} is not an option of a model; {hint}The options are {known}")
     values = {**_DEFAULTS, **options}
-    values["reduce_channels"] = values["reduce_channels"] or 0
-    values["multi_grid"] = tuple(values["multi_grid"] or ())
+    for name, empty in (("reduce_channels", 0), ("multi_grid", ())):
+        values[name] = empty if values[name] is None else values[name]
     _check(num_classes, values)
+    dtypes = {name: _dtype(name, values[name]) for name in ("dtype", "param_dtype")}
     return Segmenter(
         num_classes=num_classes,
         head_name=values["name"],
         backbone_options={
             "architecture": values["backbone"],
-            "multi_grid": values["multi_grid"],
+            "multi_grid": tuple(values["multi_grid"]),
             **{name: values[name] for name in _BACKBONE},
         },
         head_options={name: values[name] for name in _HEAD},
         auxiliary=values["auxiliary"],
         dropout=float(values["dropout"]),
-        dtype=jnp.dtype(values["dtype"]),
-        param_dtype=jnp.dtype(values["param_dtype"]),
+        **dtypes,
         axis_name=values["axis_name"],
     )
 
@@ -95,18 +97,38 @@ def build(num_classes: int, **options) -> Segmenter:
 def _check(num_classes, values) -> None:
     for name, choices in _CHOICES.items():
         choose(name, values[name], choices)
-    counts = {"num_classes": num_classes, "width": values["width"]}
-    counts["reduce_channels"] = values["reduce_channels"] + 1  # 0 is allowed
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r}: must be a whole number above 0")
+    counts = {"num_classes": (num_classes, 1), "width": (values["width"], 1)}
+    counts["reduce_channels"] = (values["reduce_channels"], 0)
+    for name, (value, least) in counts.items():
+        if not _is_count(value, least):
+            raise ValueError(f"{name}={value!r}: must be a whole number, {least} or more")
     for name in ("auxiliary", "remat"):
         if not isinstance(values[name], bool):
             raise ValueError(f"{name}={values[name]!r}: must be True or False")
-    if not 0 <= values["dropout"] < 1:
-        raise ValueError(f"dropout={values['dropout']!r}: must be in [0, 1)")
+    dropout, axis_name, multi_grid = values["dropout"], values["axis_name"], values["multi_grid"]
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r}: must be a number, at least 0 and below 1")
+    if not (axis_name is None or isinstance(axis_name, str)):
+        raise ValueError(f"axis_name={axis_name!r}: must be the name of a mapped axis, or None")
+    if not isinstance(multi_grid, tuple | list) or not all(_is_count(d, 1) for d in multi_grid):
+        raise ValueError(f"multi_grid={multi_grid!r}: must be a tuple of dilations, or ()")
     depth = ARCHITECTURES[values["backbone"]][1][3]
-    if values["multi_grid"] and len(values["multi_grid"]) != depth:
+    if len(multi_grid) not in (0, depth):
         raise ValueError(
-            f"multi_grid={values['multi_grid']}: the last stage of {values['backbone']} has {depth} blocks"
+            f"multi_grid={multi_grid!r}: the last stage of {values['backbone']} has {depth} blocks, "
+            "each needs one dilation"
         )
+
+
+def _is_count(value, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _dtype(name: str, value) -> jnp.dtype:
+    try:
+        dtype = None if value is None else jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.name not in _DTYPES:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(_DTYPES)}")
+    return dtype

@@ -14,8 +14,8 @@ POOL_SIZES = {"mixed": (EVEN, ODD), "even": (EVEN, EVEN), "odd": (ODD, ODD)}
 
 
 def choose(name: str, value, choices) -> None:
-    """Raises ValueError where an option's value is not one of its choices."""
-    if value not in choices:
+    """Raises ValueError where an option's value is not one of its choices, or is so by another type."""
+    if type(value) is not type(choices[0]) or value not in choices:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
 
 
@@ -39,9 +39,9 @@ class SpatialPoolAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        choose("pool_sizes", self.sizes, POOL_SIZES)
+        choose("sizes", self.sizes, tuple(POOL_SIZES))
         choose("qkv", self.qkv, ("identity", "conv"))
-        check_mode(self.pool)
+        check_mode(self.pool, "pool")
         key_sizes, value_sizes = POOL_SIZES[self.sizes]
         batch, height, width, channels = x.shape
         q = k = v = x

@@ -3,6 +3,7 @@
 Axes: B batch, h and w of the feature map, C channels, K classes.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,16 @@ from dpanet_jax.models.resnet import layers
 SPATIAL = ("spa", "nonlocal", "none")
 CHANNEL = ("cpa", "none")
 FUSION = ("concat", "sum")
+
+# torch.nn.Conv2d's default, uniform in ±1/√fan_in, which the reference heads keep. The backbone's
+# (variance 2/fan_out) would start a classifier of a few classes at logits of ±10 and more.
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def head_layers(dtype, param_dtype, axis_name, train: bool):
+    """`layers`, with the heads' initialisation of a convolution."""
+    conv, norm = layers(dtype, param_dtype, axis_name, train)
+    return partial(conv, kernel_init=torch_default), norm
 
 
 class ChannelDropout(nn.Module):
@@ -53,7 +64,7 @@ class FCNHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv, norm = layers(self.dtype, self.param_dtype, self.axis_name, train)
+        conv, norm = head_layers(self.dtype, self.param_dtype, self.axis_name, train)
         x = nn.relu(norm(name="bn")(conv(x.shape[-1] // 4, name="conv")(x)))
         x = ChannelDropout(self.dropout, self.axis_name)(x, train)
         return conv(self.num_classes, 1, use_bias=True, name="classifier")(x)
@@ -65,7 +76,9 @@ class DualPoolHead(nn.Module):
     With `reduce_channels` each branch is conv3×3, BN, ReLU → module → conv3×3, BN, ReLU, as in DANet;
     with 0 or None the modules work straight on c4. `spatial` is "spa", "nonlocal" or "none", `channel`
     "cpa" or "none": "none" leaves the branch's convolutions and takes only its module out. `fusion` is
-    "concat" or "sum". Returns {"logits"}, in training also {"spatial", "channel"}: (B, h, w, K) each.
+    "concat" or "sum". The non-local block's Ĉ is an eighth of its input's channels, as table 1's 256 of
+    2048. Returns {"logits"}, in training also {"spatial", "channel"}: (B, h, w, K) each. Raises ValueError
+    for an option out of its choices.
     """
 
     num_classes: int
@@ -85,7 +98,7 @@ class DualPoolHead(nn.Module):
     @nn.compact
     def __call__(self, c4: jax.Array, train: bool) -> dict[str, jax.Array]:
         choose("fusion", self.fusion, FUSION)
-        conv, norm = layers(self.dtype, self.param_dtype, self.axis_name, train)
+        conv, norm = head_layers(self.dtype, self.param_dtype, self.axis_name, train)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def conv_norm_relu(x, name):

@@ -47,9 +47,10 @@ def adaptive_pool(x: jax.Array, size: int, mode: str = "avg") -> jax.Array:
     return jnp.einsum("mw,bnwc->bnmc", columns, pooled, precision=highest).astype(x.dtype)
 
 
-def check_mode(mode: str) -> None:
+def check_mode(mode: str, option: str = "mode") -> None:
+    """Raises ValueError, naming `option`, where a pooling mode is neither "avg" nor "max"."""
     if mode not in ("avg", "max"):
-        raise ValueError(f"pool={mode!r}: choose avg or max")
+        raise ValueError(f"{option}={mode!r}: choose one of avg, max")
 
 
 def pyramid_pool(x: jax.Array, sizes, mode: str = "avg") -> jax.Array:

@@ -19,7 +19,7 @@ kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
-    """A square convolution without bias, padding dilation · (kernel_size // 2).
+    """A square convolution, padding dilation · (kernel_size // 2).
 
     A 1×1 kernel is stored as (C, features) and is a matrix product: its weight gradient takes less than
     half the time on a CPU.
@@ -158,15 +158,13 @@ def strides_and_dilations(output_stride: int) -> tuple[tuple[int, ...], tuple[in
     }[output_stride]
 
 
-def block_dilations(
-    dilation: int, output_stride: int, stage: int, num_blocks: int, multi_grid: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Dilation of each block's strided and (in a basic block) second 3×3 convolution.
+def block_dilations(dilation: int, num_blocks: int, multi_grid: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Dilation of each block's strided and (in a basic block) second 3×3 convolution, for one stage.
 
     As in PyTorch-Encoding: the first block of a dilated stage still has the previous stage's dilation in
-    its first convolution. With `multi_grid` the last stage's blocks take those dilations instead.
+    its first convolution, and `multi_grid` gives the first convolutions' dilations instead.
     """
-    if multi_grid and stage == 3:
+    if multi_grid:
         return [(first, dilation) for first in multi_grid]
     first = max(1, dilation // 2)
     return [(first if i == 0 else dilation, dilation) for i in range(num_blocks)]
@@ -192,6 +190,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+        choose("architecture", self.architecture, tuple(ARCHITECTURES))
         block, depths = ARCHITECTURES[self.architecture]
         strides, dilations = strides_and_dilations(self.output_stride)
         choose("stem", self.stem, ("plain", "deep"))
@@ -212,7 +211,8 @@ class ResNet(nn.Module):
         make_block = nn.remat(block) if self.remat else block
         for stage, (depth, stride) in enumerate(zip(depths, strides, strict=True)):
             features = self.width * 2**stage
-            grid = block_dilations(dilations[stage], self.output_stride, stage, depth, self.multi_grid)
+            multi_grid = self.multi_grid if stage == 3 else ()
+            grid = block_dilations(dilations[stage], depth, multi_grid)
             for i in range(depth):
                 block_stride = stride if i == 0 else 1
                 x = make_block(

@@ -41,6 +41,7 @@ def train(config: ConfigDict, workdir) -> dict:
     TrainingError where the loss is not finite, Interrupted after a signal.
     """
     config_lib.check(config)
+    build_model(config, num_classes=1)  # Checks the model's options before anything is read or written.
     parallel.check_batch_size(config.training.batch_size, config.training.accumulate_steps)
     workdir = Path(workdir).absolute()
     check_workdir(config, workdir)

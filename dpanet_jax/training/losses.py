@@ -42,9 +42,9 @@ def multi_loss(outputs: dict, labels: jax.Array, weights: dict, num_valid: jax.A
     number of valid pixels that the means divide by: that of the global batch. Where it is 0 the loss
     is 0 and its gradient is 0.
     """
-    scale = 1 / jnp.maximum(num_valid, 1)
+    count = jnp.maximum(num_valid, 1)
     terms = {
-        term: cross_entropy_sum(outputs[output], labels) * scale
+        term: cross_entropy_sum(outputs[output], labels) / count
         for term, output in TERMS.items()
         if weights[term] and output in outputs
     }

@@ -1,6 +1,7 @@
 """SGD as PyTorch computes it, with the poly schedule and a faster head."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dpanet_jax.config import ConfigError
@@ -14,9 +15,11 @@ def poly_schedule(lr: float, total_steps: int, power: float = 0.9, warmup_steps:
     """
 
     def schedule(step):
+        # As JAX's default float: divided as it is, an int32 count would stay in float32 under x64.
+        step = jnp.asarray(step, jnp.result_type(float))
         rate = lr * (1 - step / total_steps) ** power
         if warmup_steps:
-            rate = rate * jax.numpy.minimum(1.0, (step + 1) / warmup_steps)
+            rate = rate * jnp.minimum(1.0, (step + 1) / warmup_steps)
         return rate
 
     return schedule

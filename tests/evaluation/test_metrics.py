@@ -45,15 +45,6 @@ def test_counts_and_figures(pair):
     assert figures["frequency_weighted_iou"] == pytest.approx(np.dot(shares, ious))
 
 
-def test_same_as_scikit_learn(pair):
-    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
-    labels, predictions = pair
-    matrix = ConfusionMatrix(4)
-    matrix.update(labels, predictions)
-    valid = labels != 255
-    np.testing.assert_array_equal(matrix.counts, metrics.confusion_matrix(labels[valid], predictions[valid]))
-
-
 def test_parts_merge_to_the_whole(pair):
     labels, predictions = pair
     whole, first, rest = (ConfusionMatrix(4) for _ in range(3))

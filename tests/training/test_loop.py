@@ -84,7 +84,7 @@ def test_resume_is_the_run_that_was_never_stopped(whole, tiny_config, tmp_path):
     loop.train(config, tmp_path)
     workdir, _ = whole
     assert losses(tmp_path) == losses(workdir)
-    ours, theirs = (dpanet_jax.load(path, "latest")._variables for path in (tmp_path, workdir))
+    ours, theirs = (dpanet_jax.load(path, "latest").variables for path in (tmp_path, workdir))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
     finally:
         loop.make_train_step = make
     assert checkpoint.find(tmp_path, "latest").name == "3"
-    variables = dpanet_jax.load(tmp_path, "latest")._variables
+    variables = dpanet_jax.load(tmp_path, "latest").variables
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
@@ -181,7 +181,7 @@ def test_pretrained_weights_are_where_training_starts(tiny_config, tmp_path):
     save_file({k: np.ascontiguousarray(v) for k, v in state_dict.items()}, tmp_path / "w.safetensors")
     config.model.pretrained = str(tmp_path / "w.safetensors")
     loop.train(config, tmp_path / "run")
-    trained = dpanet_jax.load(tmp_path / "run")._variables["params"]["backbone"]
+    trained = dpanet_jax.load(tmp_path / "run").variables["params"]["backbone"]
     jax.tree.map(np.testing.assert_array_equal, trained, variables["params"]["backbone"])
 
 

@@ -1,0 +1,165 @@
+"""The command line end to end on a small `streets`, and its errors: one clear line each, no trace."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dpanet_jax
+from dpanet_jax.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
+
+
+def small(streets_dir):
+    return [
+        DEMO,
+        f"--config.data.data_dir={streets_dir}",
+        "--config.data.crop_size=(64, 64)",
+        "--config.data.base_size=128",
+        "--config.model.width=8",
+        "--config.model.reduce_channels=8",
+        "--config.training.steps=2",
+        "--config.training.batch_size=8",
+        "--config.evaluation.batch_size=2",
+        "--config.log_every_steps=1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def workdir(streets_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    assert main(["train", *small(streets_dir), f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_prepare_says_what_is_there(streets_dir, capsys):
+    assert main(["prepare", "--dataset=streets", f"--data_dir={streets_dir}"]) == 0
+    out = capsys.readouterr().out
+    assert "streets is already prepared: 12 train, 5 val, 19 classes" in out
+
+
+def test_evaluate_prints_the_table_and_writes_files(workdir, capsys):
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    out = capsys.readouterr().out
+    report = json.loads((workdir / "evaluation" / "val_whole.json").read_text())
+    assert "traffic light" in out and f"{100 * report['mean_iou']:.2f}" in out
+    trained = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert report["mean_iou"] == trained[-1]["val/mean_iou"]
+    with open(workdir / "evaluation" / "val_whole.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == [row["name"] for row in report["classes"]]
+    # Exact over the whole split: as many pixels as the labels have, whatever the batch size.
+    pixels = sum(row["pixels"] for row in report["classes"])
+    assert np.sum(report["confusion_matrix"]) == pixels
+    assert main(["evaluate", f"--workdir={workdir}", "--batch_size=3"]) == 0
+    again = json.loads((workdir / "evaluation" / "val_whole.json").read_text())
+    assert np.sum(again["confusion_matrix"]) == pixels
+
+
+def test_predict_writes_three_pictures_an_image(workdir, tmp_path, capsys):
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pictures = {"one.png": (40, 56), "sub/two.jpg": (32, 64)}
+    for name, size in pictures.items():
+        Image.fromarray(rng.integers(0, 255, (*size, 3)).astype(np.uint8)).save(images / name)
+    output = tmp_path / "out"
+    assert main(["predict", f"--workdir={workdir}", f"--input={images}", f"--output={output}"]) == 0
+    assert "2 images" in capsys.readouterr().out
+    model = dpanet_jax.load(workdir)
+    for name, size in pictures.items():
+        stem = Path(name).with_suffix(".png")
+        ids = np.asarray(Image.open(output / "ids" / stem))
+        assert ids.shape == size and ids.dtype == np.uint8
+        np.testing.assert_array_equal(ids, model.predict(np.asarray(Image.open(images / name))))
+        color = np.asarray(Image.open(output / "color" / stem))
+        np.testing.assert_array_equal(color, np.asarray(model.classes.colors)[ids])
+        assert np.asarray(Image.open(output / "overlay" / stem)).shape == (*size, 3)
+    single = [f"--input={images / 'one.png'}", f"--output={tmp_path / 'single'}"]
+    assert main(["predict", f"--workdir={workdir}", *single]) == 0
+    assert (tmp_path / "single" / "ids" / "one.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["trian"], "'trian' is not a verb: prepare, train, evaluate, predict"),
+        (["train", DEMO], "--workdir is missing"),
+        (["train", "--workdir=w"], "--config is missing"),
+        (["train", "--config=no.py", "--workdir=w"], "--config=no.py: there is no such file"),
+        (["train", DEMO, "--workdir=w", "--config.optimizer.lrr=1"], "config.optimizer.lrr is not a key"),
+        (["train", DEMO, "--workdir=w", "--config.training.batch_size=many"], "batch_size=many"),
+        (["train", DEMO, "--workdir=w", "--config.parallelism=none"], "choose one of jit, pmap"),
+        (["train", DEMO, "--workdir=w", "--config.model.backbone=resnet19"], "backbone='resnet19'"),
+        (["train", DEMO, "--workdir=w", "--config.training.batch_size=3"], "not a multiple of 8"),
+        (["train", DEMO, "--workdir=w", "--worker=3"], "--worker is not a flag of train; did you mean"),
+        (["train", DEMO, "--workdir=w", "stray"], "'stray' was not understood"),
+        (
+            ["train", DEMO, "--workdir=w", "--config.data.data_dir=nowhere"],
+            "python -m dpanet_jax prepare --dataset=streets",
+        ),
+        (["train", DEMO, "--workdir=w", "--config.data.dataset=city"], "city"),
+        (["prepare"], "--dataset is missing"),
+        (["prepare", "--dataset=camvid", "--source=nowhere"], "nowhere: no such folder"),
+        (["evaluate", "--workdir=nowhere"], "nowhere: not a workdir of dpanet_jax"),
+        (["evaluate", "--workdir=w", "--protocol=slide"], "--protocol=slide: this version has whole"),
+        (["predict", "--workdir=w", "--input=no.png", "--output=o"], "no.png: no such file or folder"),
+    ],
+)
+def test_errors_are_one_clear_line(argv, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) in (1, 2)
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.startswith("dpanet_jax: ") and "Traceback" not in captured.err
+    assert len(captured.err.strip().splitlines()) <= 2
+    assert not list(tmp_path.iterdir()), "nothing is written before the request is known to be sound"
+
+
+def test_a_workdir_of_another_config(workdir, streets_dir, capsys):
+    argv = ["train", *small(streets_dir), f"--workdir={workdir}", "--config.seed=7"]
+    assert main(argv) == 1
+    assert "holds a run with another config (seed: 0, now 7)" in capsys.readouterr().err
+
+
+def test_evaluate_on_a_split_that_is_not_there(workdir, capsys):
+    assert main(["evaluate", f"--workdir={workdir}", "--split=test"]) == 1
+    assert "no split 'test'; it has train, val" in capsys.readouterr().err
+
+
+def test_predict_names_a_file_that_is_no_image(workdir, tmp_path, capsys):
+    (tmp_path / "bad.png").write_text("not an image")
+    argv = [
+        "predict",
+        f"--workdir={workdir}",
+        f"--input={tmp_path / 'bad.png'}",
+        f"--output={tmp_path / 'o'}",
+    ]
+    assert main(argv) == 1
+    assert "bad.png: not a readable image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "predict"])
+def test_help_of_each_verb(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: python -m dpanet_jax {verb}" in capsys.readouterr().out
+
+
+def test_as_a_command_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-m", "dpanet_jax", "evaluate", "--workdir=nowhere"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert "not a workdir" in done.stderr and "Traceback" not in done.stderr
