@@ -24,7 +24,7 @@ def get_config():
     config.model.pretrained_missing = ("layer4.[01].conv[12].*", "layer4.[01].bn[12].*")
 
     config.optimizer.lr = 0.005
-    config.training.batch_size = 8
+    config.training.batch_size = 4
     config.training.epochs = 12
     config.evaluation.every_epochs = 6
     return config
