@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dpanet_jax.data.builders.listing import Listing, Pair
 from dpanet_jax.data.classes import Classes
+from dpanet_jax.progress import progress_bar
 
 # Grey, colour and palette, with and without alpha, and CMYK: 8 bits each, so RGB holds them.
 _IMAGE_MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "1")
@@ -41,7 +41,7 @@ def check(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]
     digest = hashlib.sha256(repr(listing.classes.to_dict()).encode())
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda job: _check_pair(job[1], listing.classes), jobs)
-        bar = tqdm(results, total=len(jobs), desc="checking", unit="image", disable=quiet)
+        bar = progress_bar(results, total=len(jobs), desc="checking", unit="image", disable=quiet)
         for (split, pair), (found, size, pair_digest) in zip(jobs, bar, strict=True):
             problems += found
             sizes[split].append(size)

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from absl import logging as absl_logging
-from tqdm import tqdm
 
 from dpanet_jax.data.builders.camvid import list_camvid
 from dpanet_jax.data.builders.folder import list_folder
@@ -32,6 +31,7 @@ from dpanet_jax.data.location import (
     read_metadata,
     split_name,
 )
+from dpanet_jax.progress import progress_bar
 
 _STAGING = ".incomplete"
 _REPLACED = ".replaced"
@@ -184,7 +184,7 @@ def _store(name, config, splits, metadata, target: Path, quiet: bool) -> None:
 
     total = sum(len(pairs) for pairs in splits.values())
     try:
-        with tqdm(total=total, desc="writing", unit="image", disable=quiet) as bar, _tfds_silent():
+        with progress_bar(total=total, desc="writing", unit="image", disable=quiet) as bar, _tfds_silent():
             builder = SegmentationBuilder(
                 name, splits, metadata, data_dir=staging, config=config, progress=bar.update
             )

@@ -172,7 +172,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
         raise WeightsError(f"{path}: holds no state dict (a dictionary of tensors)")
     return {
-        name: (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy()
+        name: (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy(force=True)
         for name, value in content.items()
     }
 

@@ -127,7 +127,7 @@ def _is_count(value, least: int) -> bool:
 def _dtype(name: str, value) -> jnp.dtype:
     try:
         dtype = None if value is None else jnp.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses some strings as structures
         dtype = None
     if dtype is None or dtype.name not in _DTYPES:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(_DTYPES)}")

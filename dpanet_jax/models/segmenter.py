@@ -1,10 +1,12 @@
 """The whole network: a backbone, a head on c4, and an auxiliary head on c3 for training."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from dpanet_jax.models.heads import DualPoolHead, FCNHead
 from dpanet_jax.models.resnet import ResNet
@@ -27,6 +29,12 @@ class Segmenter(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+
+    def __post_init__(self):
+        # Only so is the module hashable, and equal models share what is compiled for one of them.
+        self.backbone_options = FrozenDict(self.backbone_options)
+        self.head_options = FrozenDict(self.head_options)
+        super().__post_init__()
 
     def setup(self):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype, "axis_name": self.axis_name}
@@ -51,10 +59,12 @@ class Segmenter(nn.Module):
 
 def init_variables(model: Segmenter, rng: jax.Array, image_size: tuple[int, int] = (64, 64)) -> dict:
     """{"params", "batch_stats"} from a PRNG key; `image_size` (H, W) changes no shape and no number."""
+    return _init(model, rng, tuple(image_size))
 
-    def init(rng):
-        params_rng, dropout_rng = jax.random.split(rng)
-        images = jnp.zeros((1, *image_size, 3), model.dtype)
-        return model.init({"params": params_rng, "dropout": dropout_rng}, images, train=True)
 
-    return jax.jit(init)(rng)
+# At module level, so that a process compiles it once for equal models: that takes far longer than it runs.
+@partial(jax.jit, static_argnums=(0, 2))
+def _init(model, rng, image_size):
+    params_rng, dropout_rng = jax.random.split(rng)
+    images = jnp.zeros((1, *image_size, 3), model.dtype)
+    return model.init({"params": params_rng, "dropout": dropout_rng}, images, train=True)

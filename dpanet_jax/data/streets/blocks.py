@@ -128,7 +128,7 @@ def draw_building(stretch: Stretch, rng: np.random.Generator, sun, night: bool) 
 
 def draw_wall(stretch: Stretch, rng: np.random.Generator, sun) -> None:
     """A free-standing wall of concrete, plaster or brick, 1.4 to 3.2 m high, with a coping."""
-    high = rng.uniform(1.4, 3.2)
+    high = rng.uniform(2.0, 3.4)
     color = stone(rng) if rng.random() < 0.6 else gray(rng)
     material = rng.choice([Material.PLASTER, Material.PANELS, Material.BRICK])
     stretch.cast(0.35, high, sun)
@@ -146,7 +146,7 @@ def draw_fence(stretch: Stretch, rng: np.random.Generator, sun) -> None:
     """Railings, pickets or boards; what is seen between the bars belongs to the fence too."""
     label = Label.FENCE
     kind = rng.choice(["railing", "picket", "rails"], p=[0.45, 0.3, 0.25])
-    high = rng.uniform(1.3, 2.1) if kind == "railing" else rng.uniform(1.0, 1.5)
+    high = rng.uniform(1.6, 2.3) if kind == "railing" else rng.uniform(1.4, 1.9)
     color = paint(rng) if rng.random() < 0.5 else (0.45, 0.34, 0.24)
     s0, s1 = stretch.start, stretch.end
     stretch.panel(s0, s1, 0.0, high, 0, None, label)

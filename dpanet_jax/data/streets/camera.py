@@ -50,7 +50,8 @@ class Camera:
 
     def to_view(self, point: Point) -> Point:
         """World point → (right, down, ahead) from the camera, metres."""
-        x, y, z = (a - b for a, b in zip(point, self.position, strict=True))
+        px, py, pz = self.position
+        x, y, z = point[0] - px, point[1] - py, point[2] - pz
         r, d, a = self.right, self.down, self.ahead
         return (
             x * r[0] + y * r[1] + z * r[2],

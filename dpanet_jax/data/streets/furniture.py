@@ -11,7 +11,12 @@ from dpanet_jax.data.streets.vehicles import BLACK, CIRCLE
 
 METALS = [(0.42, 0.43, 0.44), (0.22, 0.23, 0.24), (0.55, 0.55, 0.54), (0.14, 0.2, 0.16)]
 BARK = (0.22, 0.16, 0.11)
-RED, BLUE, WHITE, YELLOW = (0.66, 0.06, 0.07), (0.07, 0.2, 0.55), (0.82, 0.82, 0.8), (0.85, 0.68, 0.1)
+RED, BLUE, WHITE, YELLOW = (
+    (0.66, 0.06, 0.07),
+    (0.07, 0.2, 0.55),
+    (0.82, 0.82, 0.8),
+    (0.85, 0.68, 0.1),
+)
 
 
 def rectangle(x: float, y: float, half: float, high: float) -> list[tuple[float, float]]:
@@ -75,7 +80,7 @@ def draw_bush(canvas: Canvas, frame: Frame, rng: np.random.Generator, size: floa
 def pole_width(canvas: Canvas, frame: Frame, width: float) -> float:
     """The width in metres, but never thinner than about a pixel and a half of the final picture."""
     depth = canvas.camera.to_view(frame.origin)[2]
-    return max(width, 3.2 * depth / canvas.camera.focal)
+    return max(1.5 * width, 4.5 * depth / canvas.camera.focal)
 
 
 def draw_pole(canvas: Canvas, frame: Frame, high: float, width: float, color: Color, sun) -> float:
@@ -99,7 +104,12 @@ def draw_lamp(canvas: Canvas, frame: Frame, rng: np.random.Generator, sun, night
     x = arm * 0.85
     canvas.cut_out(
         frame,
-        [(x - 0.35, high + 0.2), (x - 0.25, high + 0.5), (x + 0.25, high + 0.5), (x + 0.35, high + 0.2)],
+        [
+            (x - 0.35, high + 0.2),
+            (x - 0.25, high + 0.5),
+            (x + 0.25, high + 0.5),
+            (x + 0.35, high + 0.2),
+        ],
         Label.POLE,
         tuple(0.7 * c for c in color),
     )
@@ -124,8 +134,8 @@ def draw_traffic_light(canvas: Canvas, frame: Frame, rng: np.random.Generator, s
 
 def _draw_signal(canvas, frame, x, y, lit):
     label = Label.TRAFFIC_LIGHT
-    half = max(0.28, pole_width(canvas, frame, 0) * 0.9)
-    high = half * 4.8
+    half = max(0.38, pole_width(canvas, frame, 0) * 0.9)
+    high = half * 4.2
     canvas.cut_out(frame, rectangle(x, y, half, high), label, BLACK)
     lamps = [(0.2, 0.9, 0.45), (1.0, 0.65, 0.1), (1.0, 0.12, 0.08)]
     for i, color in enumerate(lamps):
@@ -156,7 +166,7 @@ def draw_sign(canvas: Canvas, frame: Frame, rng: np.random.Generator, sun, board
         return
     high = rng.uniform(2.6, 3.4)
     draw_pole(canvas, frame, high + 0.3, 0.17, color, sun)
-    size = max(0.5, pole_width(canvas, frame, 0) * 1.3)
+    size = max(0.62, pole_width(canvas, frame, 0) * 1.3)
     for i in range(2 if rng.random() < 0.35 else 1):
         _draw_plate(canvas, frame, rng, high - i * size * 2.05, size, seen_from_behind)
 

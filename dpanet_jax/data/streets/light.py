@@ -30,7 +30,7 @@ class Light:
 
 def choose_light(rng: np.random.Generator) -> Light:
     """Draws a time of day and a weather."""
-    kind = rng.choice(["sunny", "hazy", "overcast", "dusk", "night"], p=[0.4, 0.15, 0.22, 0.15, 0.08])
+    kind = rng.choice(["sunny", "hazy", "overcast", "dusk", "night"], p=[0.46, 0.12, 0.28, 0.10, 0.04])
     elevation = rng.uniform(0.12, 0.3) if kind == "dusk" else rng.uniform(0.4, 1.1)
     azimuth = rng.uniform(-np.pi, np.pi)
     level = np.cos(elevation)
@@ -109,14 +109,14 @@ class Sensor:
 
 def choose_sensor(rng: np.random.Generator, night: bool) -> Sensor:
     """Draws an exposure and a colour cast, wide enough that a colour alone names no class."""
-    gains = np.exp(rng.normal(0, 0.26) + rng.normal(0, 0.12, 3)) * (1.5 if night else 1.0)
+    gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3)) * (1.5 if night else 1.0)
     return Sensor(
         gains=gains,
-        gamma=float(np.exp(rng.normal(0, 0.12))),
-        saturation=rng.uniform(0.55, 1.15),
-        noise=rng.uniform(0.006, 0.022) * (1.6 if night else 1),
+        gamma=float(np.exp(rng.normal(0, 0.08))),
+        saturation=rng.uniform(0.75, 1.2),
+        noise=rng.uniform(0.005, 0.016) * (1.6 if night else 1),
         blur=float(rng.choice([0.0, 0.0, 0.35, 0.6])),
-        vignette=rng.uniform(0, 0.35),
+        vignette=rng.uniform(0, 0.25),
         bloom=0.9 if night else 0.35,
     )
 

@@ -136,7 +136,12 @@ def draw_bicycle(
 
 
 def draw_motorcycle(
-    canvas: Canvas, frame: Frame, heading: float, rng: np.random.Generator, ridden: bool, night: bool
+    canvas: Canvas,
+    frame: Frame,
+    heading: float,
+    rng: np.random.Generator,
+    ridden: bool,
+    night: bool,
 ) -> None:
     """A motorcycle, a little larger than life; with its rider when ridden."""
     figure = Figure(canvas, frame, heading, rng.uniform(1.1, 1.2))

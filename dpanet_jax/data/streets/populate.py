@@ -46,7 +46,7 @@ def add_lots(scene: Scene, side: int) -> None:
     rng, street, light = scene.rng, scene.street, scene.light
     edge = street.edge(side)
     city = rng.random() < 0.6
-    odds = np.array([0.62, 0.13, 0.13, 0.06, 0.06] if city else [0.22, 0.24, 0.24, 0.14, 0.16])
+    odds = np.array([0.46, 0.21, 0.21, 0.06, 0.06] if city else [0.2, 0.27, 0.27, 0.12, 0.14])
     along = rng.uniform(-2, 4)
     while along < END:
         length = rng.uniform(7, 18)
@@ -150,8 +150,8 @@ def _place_large(scene, parking, kind, slot, long):
         d = rng.uniform(-2, 3) + (left - right) * -long * 0.3
         box = (s - 1.4, s + 1.4, d - long / 2, d + long / 2)
     else:
-        first = {"ahead": rng.uniform(9, 19), "oncoming": rng.uniform(6.5, 20),
-                 "parked": rng.uniform(6, 17)}[slot]  # fmt: skip
+        first = {"ahead": rng.uniform(8, 13), "oncoming": rng.uniform(6.5, 14),
+                 "parked": rng.uniform(6, 13)}[slot]  # fmt: skip
         s, heading = first + long / 2, 0.0
         if slot == "oncoming":
             d, heading = -lane / 2, math.pi
@@ -196,13 +196,13 @@ def add_cars(scene: Scene, parking: list[bool]) -> None:
         if parking[side > 0]:
             d = street.right - 1.15 if side > 0 else street.left + 1.15
             s = rng.uniform(4, 9)
-            while s < 60:
+            while s < 40:
                 if rng.random() < 0.7:
                     places.append((s, d, 0.0 if side > 0 or rng.random() < 0.3 else math.pi))
                 s += rng.uniform(5.2, 7.5)
     for d, heading, most in ((lane / 2, 0.0, 2), (-lane / 2, math.pi, 3)):
         for _ in range(int(rng.integers(0, most + 1))):
-            places.append((rng.uniform(8, 55), d + rng.uniform(-0.3, 0.3), heading))
+            places.append((rng.uniform(7, 34), d + rng.uniform(-0.3, 0.3), heading))
     if street.crossing is not None and rng.random() < 0.5:
         s = (street.crossing[0] + street.crossing[1]) / 2
         places.append((s, rng.uniform(-8, 8), math.pi / 2 * (1 if rng.random() < 0.5 else -1)))
@@ -240,8 +240,8 @@ def add_people(scene: Scene) -> None:
     places = []
     for side in (-1, 1):
         middle, width = walk_middle(street, side)
-        for _ in range(int(rng.poisson(2.2))):
-            s = float(5 + 26 * rng.random() ** 1.4)
+        for _ in range(int(rng.poisson(1.6))):
+            s = float(4.5 + 13 * rng.random() ** 1.4)
             for _ in range(1 + int(rng.random() < 0.35)):
                 d = middle + rng.uniform(-0.4, 0.4) * width
                 places.append((s + rng.uniform(-0.4, 0.4), d, rng.choice([0, math.pi])))
@@ -278,10 +278,10 @@ def add_two_wheelers(scene: Scene) -> None:
             ),
         }[kind], 0.3, 1.5 if ridden else 0.8)  # fmt: skip
 
-    for kind, chance in (("bicycle", 0.5), ("motorcycle", 0.45)):
+    for kind, chance in (("bicycle", 0.55), ("motorcycle", 0.55)):
         if rng.random() < chance:
             for _ in range(1 + int(rng.random() < 0.3)):
-                s, way = rng.uniform(5, 15), rng.random()
+                s, way = rng.uniform(4.2, 9), rng.random()
                 d, heading = rng.uniform(lane * 0.75, lane + 0.3), rng.normal(0, 0.5)
                 if way < 0.3:
                     d, heading = rng.uniform(-lane, -0.6), math.pi + rng.normal(0, 0.5)
@@ -293,7 +293,7 @@ def add_two_wheelers(scene: Scene) -> None:
         if rng.random() < chance:
             side = 1 if rng.random() < 0.6 else -1
             edge = street.right if side > 0 else street.left
-            s, turn = rng.uniform(5, 13), rng.choice([-1, 1]) * rng.uniform(0.9, 1.6)
+            s, turn = rng.uniform(4.2, 9), rng.choice([-1, 1]) * rng.uniform(0.9, 1.6)
             for i in range(int(rng.integers(1, 4))):
                 place(kind, s + 1.3 * i, edge + side * rng.uniform(0.5, 1.1), turn, False)
 
@@ -314,7 +314,7 @@ def add_furniture(scene: Scene) -> None:
         arm = -side * rng.uniform(1.2, 2.2)
         step, s = rng.uniform(14, 24), rng.uniform(7, 16)
         if rng.random() < 0.8:
-            while s < 80:
+            while s < 45:
                 place(s, side, lambda f, r, arm=arm: furniture.draw_lamp(
                     canvas, f, r, sun, night, arm))  # fmt: skip
                 s += step
@@ -327,13 +327,13 @@ def add_furniture(scene: Scene) -> None:
                 s += step * rng.uniform(0.8, 1.2)
         for _ in range(int(rng.integers(0, 4))):
             board = rng.random() < 0.22
-            s = rng.uniform(6, 26) if not board else rng.uniform(10, 30)
+            s = rng.uniform(6, 16) if not board else rng.uniform(9, 20)
             place(s, side, lambda f, r, board=board: furniture.draw_sign(
                 canvas, f, r, sun, board), 1.0 if board else 0.0)  # fmt: skip
-        signal = street.crossing[0] - 1.2 if street.crossing else rng.uniform(6, 20)
-        if rng.random() < (0.6 if street.crossing else 0.3):
+        signal = street.crossing[0] - 1.2 if street.crossing else rng.uniform(6, 14)
+        if rng.random() < (0.7 if street.crossing else 0.45):
             reach = -side * rng.uniform(2.2, 3.6) if rng.random() < 0.45 else 0.0
-            spots = [min(signal, rng.uniform(7, 24))]
+            spots = [min(signal, rng.uniform(6.5, 14))]
             if street.crossing and rng.random() < 0.5:
                 spots.append(street.crossing[1] + 3)
             for s in spots:

@@ -1,5 +1,6 @@
 """Writes the data set `streets` as image files, in the layout of a user's own folder."""
 
+import concurrent.futures
 import contextlib
 import csv
 import functools
@@ -12,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from dpanet_jax.data.classes import CITYSCAPES
 from dpanet_jax.data.streets.scene import draw_scene
+from dpanet_jax.progress import progress_bar
 
 PARAMETERS = "streets.json"
 # Raised whenever a seed gives other pictures, so that a folder of older ones is not taken for new.
@@ -80,7 +81,9 @@ def write_streets(
                 (staging / kind / split).mkdir(parents=True)
         work = functools.partial(_write_scene, staging, (height, width), int(seed))
         with _each(work, jobs, processes) as done:
-            for _ in tqdm(done, "streets", len(jobs), unit="scene", disable=not progress):
+            for _ in progress_bar(
+                done, desc="drawing streets", total=len(jobs), unit="scene", disable=not progress
+            ):
                 pass
         with (staging / "classes.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -125,8 +128,10 @@ def _each(work, jobs: list, processes: int) -> Iterator:
         yield map(work, jobs)
         return
     # A forked child could inherit locks of the parent's threads; a spawned one starts clean.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield pool.imap_unordered(work, jobs, chunksize=4)
+    # An executor, not a Pool: a Pool starts a child that cannot start again and again, for ever.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        yield pool.map(work, jobs, chunksize=4)
 
 
 def _write_scene(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) -> None:

@@ -1,0 +1,199 @@
+"""ResNets: sizes, dilations, batch norm, rematerialisation. Parity with PyTorch is in tests/interop."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpanet_jax.models.resnet import ARCHITECTURES, Conv, ResNet, block_dilations, max_pool
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "torch.npz")
+
+
+def stages(model, height, width):
+    """The shapes of c1 to c4; nothing is run."""
+    x = jnp.zeros((1, height, width, 3))
+    outputs, _ = jax.eval_shape(lambda rng: model.init_with_output(rng, x, False), jax.random.key(0))
+    return [outputs[f"c{i}"].shape for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "strides"), [(8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))]
+)
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (47, 33), (1, 8)])
+def test_sizes_are_rounded_up(output_stride, strides, height, width):
+    shapes = stages(ResNet("resnet18", width=8, output_stride=output_stride), height, width)
+    channels = (8, 16, 32, 64)
+    expected = [(1, -(-height // s), -(-width // s), c) for s, c in zip(strides, channels, strict=True)]
+    assert shapes == expected
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_widths_and_depths(name):
+    depths = {
+        "resnet18": (2, 2, 2, 2),
+        "resnet34": (3, 4, 6, 3),
+        "resnet50": (3, 4, 6, 3),
+        "resnet101": (3, 4, 23, 3),
+        "resnet152": (3, 8, 36, 3),
+    }[name]
+    expansion = 1 if name in ("resnet18", "resnet34") else 4
+    model = ResNet(name)
+    x = jnp.zeros((1, 32, 32, 3))
+    outputs, variables = jax.eval_shape(lambda rng: model.init_with_output(rng, x, False), jax.random.key(0))
+    assert [outputs[f"c{i}"].shape[-1] for i in (1, 2, 3, 4)] == [64 * 2**i * expansion for i in range(4)]
+    blocks = [key for key in variables["params"] if key.startswith("layer")]
+    assert set(blocks) == {f"layer{i + 1}_{j}" for i, depth in enumerate(depths) for j in range(depth)}
+
+
+def convolutions(model):
+    """(stride, dilation) of every 3×3 convolution after the stem, in order, from the traced program."""
+    x = jnp.zeros((1, 64, 64, 3))
+    shapes = jax.eval_shape(lambda rng: model.init(rng, x, False), jax.random.key(0))
+    program = str(jax.make_jaxpr(lambda v: model.apply(v, x, False))(shapes))
+    strides = re.findall(r"window_strides=\((\d+), \1\)", program)
+    dilations = re.findall(r"rhs_dilation=\((\d+), \1\)", program)
+    pads = re.findall(r"padding=\(\((\d+), \1\), \(\1, \1\)\)", program)
+    assert len(strides) == len(dilations) == len(pads)
+    found = [tuple(map(int, conv)) for conv in zip(strides, dilations, pads, strict=True)]
+    assert found[0] == (2, 1, 3), "the stem"
+    assert all(pad == dilation for _, dilation, pad in found[1:])
+    return [conv[:2] for conv in found[1:]]
+
+
+PLAIN, HALVED = [(1, 1)], [(2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "layer3", "layer4"),
+    [
+        ({"output_stride": 32}, HALVED + 5 * PLAIN, HALVED + 2 * PLAIN),
+        ({"output_stride": 16}, HALVED + 5 * PLAIN, [(1, 1), (1, 2), (1, 2)]),
+        ({"output_stride": 8}, [(1, 1)] + 5 * [(1, 2)], [(1, 2), (1, 4), (1, 4)]),
+        (
+            {"output_stride": 8, "multi_grid": (4, 8, 16)},
+            [(1, 1)] + 5 * [(1, 2)],
+            [(1, 4), (1, 8), (1, 16)],
+        ),
+        ({"output_stride": 16, "multi_grid": (1, 2, 3)}, HALVED + 5 * PLAIN, [(1, 1), (1, 2), (1, 3)]),
+    ],
+)
+def test_strides_and_dilations_of_resnet50(options, layer3, layer4):
+    found = convolutions(ResNet("resnet50", width=8, **options))
+    assert found == 3 * PLAIN + HALVED + 3 * PLAIN + layer3 + layer4
+
+
+def test_second_convolution_of_a_basic_block_has_the_stages_dilation():
+    assert block_dilations(1, 2) == [(1, 1), (1, 1)]
+    assert block_dilations(2, 2) == [(1, 2), (2, 2)]
+    assert block_dilations(4, 3) == [(2, 4), (4, 4), (4, 4)]
+    assert block_dilations(4, 2, (4, 8)) == [(4, 4), (8, 4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"architecture": "resnet20"}, "architecture='resnet20': choose one of resnet18"),
+        ({"architecture": "resnet18", "stem": "deeper"}, "stem='deeper': choose one of plain, deep"),
+        ({"architecture": "resnet18", "output_stride": 4}, "output_stride=4: choose one of 8, 16, 32"),
+        (
+            {"architecture": "resnet18", "multi_grid": (1, 2, 4)},
+            "multi_grid=(1, 2, 4): one dilation for each",
+        ),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        stages(ResNet(**options), 32, 32)
+
+
+def test_kernels_start_as_pytorchs_resnets():
+    """Normal, variance 2 / fan_out; batch norms are the identity."""
+    for kernel_size, features in ((1, 256), (3, 64), (7, 64)):
+        conv = Conv(features, kernel_size)
+        kernel = conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 128)))["params"]["kernel"]
+        assert kernel.shape == ((kernel_size,) * 2 if kernel_size > 1 else ()) + (128, features)
+        assert abs(kernel.std() / np.sqrt(2 / (kernel_size**2 * features)) - 1) < 0.02
+        assert abs(kernel.mean()) < kernel.std() / 50
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_1x1_convolution_is_a_convolution(stride):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 5))
+    conv = Conv(4, 1, stride)
+    variables = conv.init(jax.random.key(1), x)
+    expected = jax.lax.conv_general_dilated(
+        x,
+        variables["params"]["kernel"][None, None],
+        (stride, stride),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
+def test_max_pool(size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    height, width = (-(-n // 2) for n in size)
+    expected = np.empty((2, height, width, 3), np.float32)
+    for i, j in np.ndindex(height, width):
+        expected[:, i, j] = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2))
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), expected)
+
+
+@pytest.mark.parametrize("name", ["maxpool_7x10", "maxpool_8x5"])
+def test_max_pool_and_its_gradient_with_ties_are_the_golden_ones(name):
+    x = jnp.asarray(GOLDEN[name], jnp.float32)
+    y, backward = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(y, GOLDEN[f"{name}_value"])
+    (gradient,) = backward(jnp.asarray(GOLDEN[f"{name}_cotangent"], jnp.float32))
+    np.testing.assert_array_equal(gradient, GOLDEN[f"{name}_gradient"])
+
+
+def test_gradient_of_max_pool_is_pytorchs_where_values_are_equal():
+    """After a ReLU most windows hold several zeros, and few distinct values make many ties here."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, 9, 8, 3)).astype(np.float32)
+    weights = rng.normal(size=(2, 5, 4, 3)).astype(np.float32)
+    leaf = torch.tensor(x, requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(leaf.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1)
+    (pooled * torch.from_numpy(weights)).sum().backward()
+    gradient = jax.grad(lambda x: (max_pool(x) * weights).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), atol=1e-6)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32():
+    model = ResNet("resnet18", width=2, dtype=jnp.bfloat16)
+    x = jnp.zeros((2, 33, 32, 3), jnp.bfloat16)
+    variables = jax.eval_shape(lambda rng: model.init(rng, x, True), jax.random.key(0))
+    outputs, updates = jax.eval_shape(lambda v: model.apply(v, x, True, mutable=["batch_stats"]), variables)
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, (variables, updates))
+    assert set(jax.tree.leaves(dtypes)) == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in outputs.values()} == {jnp.dtype("bfloat16")}
+    # Batch norm's sums too: in bfloat16 a small summand is lost beside a large sum.
+    program = str(jax.make_jaxpr(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]))(variables, x))
+    sums = re.findall(r":(\w+)\[\d+\] = reduce_sum", program)
+    assert sums and set(sums) == {"f32"}
+
+
+def test_running_statistics_move_by_a_tenth():
+    model = ResNet("resnet18", width=2)
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = jax.eval_shape(lambda rng: model.init(rng, x, True), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), variables)
+    variables["batch_stats"] = jax.tree.map(np.ones_like, variables["batch_stats"])
+    kernel = variables["params"]["conv1"]["kernel"]
+    _, updates = jax.jit(lambda v: model.apply(v, x, True, mutable=["batch_stats"]))(variables)
+    stem = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), [(3, 3), (3, 3)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    new = updates["batch_stats"]["bn1"]
+    np.testing.assert_allclose(new["mean"], 0.9 + 0.1 * stem.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(new["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-4)
