@@ -83,7 +83,7 @@ def make_train_step(
             **{f"loss/{term}": value for term, value in terms.items()},
             "accuracy": correct / jnp.maximum(num_valid, 1),
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         state = TrainState(
             step=state.step + 1,

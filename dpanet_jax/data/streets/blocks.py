@@ -127,8 +127,8 @@ def draw_building(stretch: Stretch, rng: np.random.Generator, sun, night: bool) 
 
 
 def draw_wall(stretch: Stretch, rng: np.random.Generator, sun) -> None:
-    """A free-standing wall of concrete, plaster or brick, 1.4 to 3.2 m high, with a coping."""
-    high = rng.uniform(2.0, 3.4)
+    """A free-standing wall of concrete, plaster or brick, 2.3 to 3.6 m high, with a coping."""
+    high = rng.uniform(2.3, 3.6)
     color = stone(rng) if rng.random() < 0.6 else gray(rng)
     material = rng.choice([Material.PLASTER, Material.PANELS, Material.BRICK])
     stretch.cast(0.35, high, sun)
@@ -146,11 +146,11 @@ def draw_fence(stretch: Stretch, rng: np.random.Generator, sun) -> None:
     """Railings, pickets or boards; what is seen between the bars belongs to the fence too."""
     label = Label.FENCE
     kind = rng.choice(["railing", "picket", "rails"], p=[0.45, 0.3, 0.25])
-    high = rng.uniform(1.6, 2.3) if kind == "railing" else rng.uniform(1.4, 1.9)
+    high = rng.uniform(1.9, 2.6) if kind == "railing" else rng.uniform(1.7, 2.2)
     color = paint(rng) if rng.random() < 0.5 else (0.45, 0.34, 0.24)
     s0, s1 = stretch.start, stretch.end
     stretch.panel(s0, s1, 0.0, high, 0, None, label)
-    gap, wide = {"railing": (0.3, 0.07), "picket": (0.24, 0.15), "rails": (9.0, 0.1)}[kind]
+    gap, wide = {"railing": (0.34, 0.12), "picket": (0.24, 0.15), "rails": (9.0, 0.1)}[kind]
     s = s0
     while s < s1:
         stretch.panel(s, s + wide, 0.03, high, 0, color, None)

@@ -108,7 +108,7 @@ class Sensor:
 
 
 def choose_sensor(rng: np.random.Generator, night: bool) -> Sensor:
-    """Draws an exposure and a colour cast, wide enough that a colour alone names no class."""
+    """Draws an exposure and a colour cast: the same paint looks different from scene to scene."""
     gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3)) * (1.5 if night else 1.0)
     return Sensor(
         gains=gains,

@@ -43,10 +43,10 @@ class Scene:
 
 def add_lots(scene: Scene, side: int) -> None:
     """Fills one side, from near to far, with buildings, walls, fences, hedges and parks."""
-    rng, street, light = scene.rng, scene.street, scene.light
+    rng, street = scene.rng, scene.street
     edge = street.edge(side)
     city = rng.random() < 0.6
-    odds = np.array([0.46, 0.21, 0.21, 0.06, 0.06] if city else [0.2, 0.27, 0.27, 0.12, 0.14])
+    odds = np.array([0.34, 0.27, 0.29, 0.05, 0.05] if city else [0.14, 0.31, 0.33, 0.1, 0.12])
     along = rng.uniform(-2, 4)
     while along < END:
         length = rng.uniform(7, 18)
@@ -79,8 +79,6 @@ def add_lots(scene: Scene, side: int) -> None:
                     ),
                 )  # fmt: skip
         along += length if kind != "building" else length + (rng.random() < 0.2) * 2
-    if light.sun is None:
-        return
 
 
 def _add_stretch(scene, side, start, end, front, kind, thick):
@@ -97,11 +95,10 @@ def _add_stretch(scene, side, start, end, front, kind, thick):
 
 def add_backdrop(scene: Scene) -> None:
     """Closes the view at the end of the street with houses or trees."""
-    rng, camera = scene.rng, scene.canvas.camera
-    middle = camera.bend * 0
+    rng = scene.rng
     if rng.random() < 0.65:
-        d = middle - 60
-        while d < middle + 60:
+        d = -60.0
+        while d < 60:
             wide, high, s = rng.uniform(9, 18), rng.uniform(8, 20), END + rng.uniform(8, 25)
             color = blocks.stone(rng)
             style = blocks.facade_style(rng, high, scene.light.night)
@@ -235,13 +232,13 @@ def add_figure(scene: Scene, s: float, d: float, draw, depth: float = 0.25, high
 
 
 def add_people(scene: Scene) -> None:
-    """People on the sidewalks, and some on the zebra crossing."""
+    """People on the sidewalks, on the zebra crossing, and some who cross elsewhere."""
     rng, street = scene.rng, scene.street
     places = []
     for side in (-1, 1):
         middle, width = walk_middle(street, side)
-        for _ in range(int(rng.poisson(1.6))):
-            s = float(4.5 + 13 * rng.random() ** 1.4)
+        for _ in range(int(rng.poisson(2.4))):
+            s = float(7 + 9 * rng.random() ** 1.3)
             for _ in range(1 + int(rng.random() < 0.35)):
                 d = middle + rng.uniform(-0.4, 0.4) * width
                 places.append((s + rng.uniform(-0.4, 0.4), d, rng.choice([0, math.pi])))
@@ -250,6 +247,11 @@ def add_people(scene: Scene) -> None:
             d = rng.uniform(street.left, street.right)
             turn = math.pi / 2 * rng.choice([-1, 1])
             places.append((street.zebra + rng.uniform(0.6, 2.4), d, turn))
+    if rng.random() < 0.55:
+        # Somebody crosses anywhere, near enough to be seen well.
+        turn = math.pi / 2 * rng.choice([-1, 1])
+        for _ in range(int(rng.integers(1, 3))):
+            places.append((rng.uniform(4.5, 9), rng.uniform(-0.8, 1.0) * street.right, turn))
     for s, d, heading in places:
         if not scene.claim(s - 0.3, s + 0.3, d - 0.3, d + 0.3):
             continue

@@ -24,7 +24,7 @@ SAMPLES = 2
 LARGE = (("train", 0.42), ("bus", 0.42), ("truck", 0.42))
 
 
-def draw_scene(seed: int, size: tuple[int, int] = (128, 256)) -> tuple[np.ndarray, np.ndarray]:
+def draw_scene(seed: int, size: tuple[int, int] = (96, 192)) -> tuple[np.ndarray, np.ndarray]:
     """Draws a street scene.
 
     seed: any whole number from 0. size: (height, width) in pixels, at least 16 each; a scene keeps

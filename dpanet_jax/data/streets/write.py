@@ -34,7 +34,7 @@ def write_streets(
     folder: str | Path,
     num_train: int = 600,
     num_val: int = 100,
-    size: tuple[int, int] = (128, 256),
+    size: tuple[int, int] = (96, 192),
     seed: int = 0,
     processes: int | None = None,
     progress: bool = True,
@@ -131,7 +131,12 @@ def _each(work, jobs: list, processes: int) -> Iterator:
     # An executor, not a Pool: a Pool starts a child that cannot start again and again, for ever.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield pool.map(work, jobs, chunksize=4)
+        try:
+            yield pool.map(work, jobs, chunksize=4)
+        except BaseException:
+            # Without this, an interrupt would wait until every scene that is left has been drawn.
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _write_scene(folder: Path, size: tuple[int, int], seed: int, job: tuple[str, int]) -> None:
