@@ -7,7 +7,7 @@ environment_has() {
 import importlib.metadata, re, sys, tomllib
 from packaging.requirements import Requirement
 extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
-lines = [line for line in open("requirements.txt") if not line.startswith("#")]
+lines = [line.strip() for line in open("requirements.txt") if not line.startswith("#")]
 lines += [line for extra in sys.argv[1:] for line in extras[extra]]
 for requirement in map(Requirement, lines):
     if not requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True):

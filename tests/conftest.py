@@ -6,7 +6,9 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+    flags += " --xla_force_host_platform_device_count=8"
+# The tests' time is compilation: code that is quick to make serves them better than quick code.
+os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
 # Several tests run the same small network: it is compiled once.
 _cache = tempfile.TemporaryDirectory(prefix="dpanet_jax_tests_")
