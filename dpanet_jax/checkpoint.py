@@ -103,7 +103,7 @@ def find(path, which: str = "best") -> Path:
     `which` is "best" (highest validation mean IoU; the latest where none was evaluated), "latest", or a
     step's number. Raises CheckpointError with what there is.
     """
-    path = Path(os.path.expanduser(path)).absolute()
+    path, which = Path(os.path.expanduser(path)).absolute(), str(which)
     if (path / "about").is_dir():
         return path
     folder = folder_of(path)
@@ -150,10 +150,6 @@ def load_about(checkpoint: Path) -> dict:
 
 def load_variables(checkpoint: Path, like: dict) -> dict:
     """Only the model of one checkpoint, as NumPy arrays; `like` has its structure and shapes."""
-
-    def whole(leaf):
-        return ocp.ArrayRestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             return reader.restore(

@@ -49,9 +49,9 @@ ensure_environment() {
   PYTHON=$PWD/.venv/bin/python
   [ -e "$stamp" ] && return
   if [ ! -x "$PYTHON" ]; then
-    found=$(find_python)
+    found=$(find_python) || return 1
     echo "Making the environment .venv with $("$found" --version)"
-    "$found" -m venv .venv
+    "$found" -m venv .venv || return 1
   fi
   echo "Installing into .venv (a minute or two, once)"
   "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt \

@@ -159,6 +159,7 @@ class Run:
         config = self.config
         model = build_model(config, len(self.classes.names))
         variables = init_variables(model, jax.random.key(config.seed), tuple(config.data.crop_size))
+        variables = jax.device_get(variables)  # The same on every host, to be laid on all devices.
         if config.model.pretrained and checkpoint_is_absent(self.workdir):
             variables = torch_weights.load(
                 config.model.pretrained, variables, tuple(config.model.pretrained_missing)

@@ -110,10 +110,10 @@ def test_accumulation_is_the_same_on_eight_devices():
 
 
 def test_accumulated_gradient_is_that_of_the_whole_batch():
-    """By one step's parameters, with statistics that do not depend on the batch: see `frozen`."""
+    """By one step's parameters, with statistics that do not depend on the batch: see `Frozen`."""
     batch = next(batches())
     with jax.enable_x64(True):
-        model = frozen(build(dropout=0.0))
+        model = Frozen(build(dropout=0.0))
         schedule = poly_schedule(0.05, STEPS)
         results = []
         for parts in (1, 4):
@@ -126,7 +126,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), parts.params, whole.params)
 
 
-class frozen:
+class Frozen:
     """A model whose batch norm uses the running statistics in training too."""
 
     def __init__(self, model):

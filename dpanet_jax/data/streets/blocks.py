@@ -150,7 +150,7 @@ def draw_fence(stretch: Stretch, rng: np.random.Generator, sun) -> None:
     color = paint(rng) if rng.random() < 0.5 else (0.45, 0.34, 0.24)
     s0, s1 = stretch.start, stretch.end
     stretch.panel(s0, s1, 0.0, high, 0, None, label)
-    gap, wide = {"railing": (0.34, 0.12), "picket": (0.24, 0.15), "rails": (9.0, 0.1)}[kind]
+    gap, wide = {"railing": (0.4, 0.18), "picket": (0.3, 0.2), "rails": (9.0, 0.14)}[kind]
     s = s0
     while s < s1:
         stretch.panel(s, s + wide, 0.03, high, 0, color, None)
@@ -158,7 +158,7 @@ def draw_fence(stretch: Stretch, rng: np.random.Generator, sun) -> None:
         s += gap * max(1, round(s / 28))
     bars = (0.15, high - 0.12) if kind != "rails" else np.arange(0.2, high, 0.28).tolist()
     for y in bars:
-        stretch.panel(s0, s1, y, y + 0.1, 0, color, None)
+        stretch.panel(s0, s1, y, y + 0.14, 0, color, None)
     for s in [*np.arange(s0, s1, 2.6).tolist(), s1 - 0.16]:
         stretch.panel(s, s + 0.16, 0, high + 0.12, 0, color, label)
     if sun is not None:

@@ -78,9 +78,9 @@ def draw_bush(canvas: Canvas, frame: Frame, rng: np.random.Generator, size: floa
 
 
 def pole_width(canvas: Canvas, frame: Frame, width: float) -> float:
-    """The width in metres, but never thinner than about two and a half pixels of the final picture."""
+    """The width in metres, but never thinner than about three pixels of the final picture."""
     depth = canvas.camera.to_view(frame.origin)[2]
-    return max(1.5 * width, 5.2 * depth / canvas.camera.focal)
+    return max(1.5 * width, 6.4 * depth / canvas.camera.focal)
 
 
 def draw_pole(canvas: Canvas, frame: Frame, high: float, width: float, color: Color, sun) -> float:

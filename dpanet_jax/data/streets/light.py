@@ -30,7 +30,7 @@ class Light:
 
 def choose_light(rng: np.random.Generator) -> Light:
     """Draws a time of day and a weather."""
-    kind = rng.choice(["sunny", "hazy", "overcast", "dusk", "night"], p=[0.46, 0.12, 0.28, 0.10, 0.04])
+    kind = rng.choice(["sunny", "hazy", "overcast", "dusk", "night"], p=[0.5, 0.1, 0.28, 0.08, 0.04])
     elevation = rng.uniform(0.12, 0.3) if kind == "dusk" else rng.uniform(0.4, 1.1)
     azimuth = rng.uniform(-np.pi, np.pi)
     level = np.cos(elevation)

@@ -43,7 +43,7 @@ def choose_street(rng: np.random.Generator, lane: float, parking: list[bool], ra
     left, right = -lane - wide[0], lane + wide[1]
     pavement = gray(rng)
     # Often the very same asphalt: then only the curb and the layout tell road from sidewalk.
-    walk = pavement if rng.random() < 0.35 else gray(rng)
+    walk = pavement if rng.random() < 0.2 else gray(rng)
     grass = green(rng) if rng.random() < 0.8 else (0.42, 0.35, 0.24)
     joints = bool(rng.random() < 0.5)
     crossing = None
@@ -55,11 +55,11 @@ def choose_street(rng: np.random.Generator, lane: float, parking: list[bool], ra
     for _ in range(2):
         side = []
         if rng.random() < 0.35:
-            side.append(Band(Label.TERRAIN, rng.uniform(1.0, 2.2), grass))
+            side.append(Band(Label.TERRAIN, rng.uniform(1.4, 2.8), grass))
         if rng.random() < 0.95:
             side.append(Band(Label.SIDEWALK, rng.uniform(2.0, 4.5), walk, joints))
         if rng.random() < 0.35 or not side:
-            side.append(Band(Label.TERRAIN, rng.uniform(0.8, 3.5), grass))
+            side.append(Band(Label.TERRAIN, rng.uniform(1.4, 3.8), grass))
         lot = Label.TERRAIN if rng.random() < 0.75 else Label.SIDEWALK
         side.append(Band(lot, 0, grass if lot == Label.TERRAIN else walk, joints))
         bands.append(side)
