@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if argv else 2
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is as it should be.
     try:
         verb = {"prepare": prepare, "train": train, "evaluate": evaluate, "predict": predict}.get(argv[0])
         if verb is None:

@@ -110,33 +110,28 @@ def find(path, which: str = "best") -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{path}: not a workdir of dpanet_jax (it has no checkpoints folder)")
     manager = ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(read_only=True, create=False)
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            read_only=True, create=False, save_interval_steps=0, best_fn=lambda metrics: metrics[METRIC]
+        ),
     )
     try:
         steps = sorted(manager.all_steps())
         if not steps:
             raise CheckpointError(f"{folder}: no checkpoint has been written yet")
-        scores = {step: _mean_iou(folder / str(step)) for step in steps}
+        best = manager.best_step()
     finally:
         manager.close()
     if which == "latest":
         step = steps[-1]
     elif which == "best":
-        scored = [step for step in steps if scores[step] is not None]
-        step = max(scored, key=lambda s: scores[s]) if scored else steps[-1]
+        step = steps[-1] if best is None else best
     elif which.isdigit() and int(which) in steps:
         step = int(which)
     else:
         there = ", ".join(map(str, steps))
         raise CheckpointError(f"{folder}: no checkpoint {which!r}; there is best, latest, {there}")
     return folder / str(step)
-
-
-def _mean_iou(checkpoint: Path) -> float | None:
-    if not (checkpoint / "metrics").exists():
-        return None
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(checkpoint / "metrics").get(METRIC)
 
 
 def load_about(checkpoint: Path) -> dict:

@@ -67,4 +67,7 @@ def init_variables(model: Segmenter, rng: jax.Array, image_size: tuple[int, int]
 def _init(model, rng, image_size):
     params_rng, dropout_rng = jax.random.split(rng)
     images = jnp.zeros((1, *image_size, 3), model.dtype)
-    return model.init({"params": params_rng, "dropout": dropout_rng}, images, train=True)
+    variables = model.init({"params": params_rng, "dropout": dropout_rng}, images, train=True)
+    # Flax starts the statistics in float32 and would change to float64 at the first step.
+    dtype = jnp.promote_types(model.param_dtype, jnp.float32)
+    return {**variables, "batch_stats": jax.tree.map(lambda x: x.astype(dtype), variables["batch_stats"])}

@@ -179,6 +179,7 @@ def test_no_valid_pixel_moves_parameters_only_by_decay():
         optimizer = sgd(schedule, weight_decay=0.0)
         step = jax.jit(make_train_step(build(), optimizer, schedule, WEIGHTS))
         state, metrics = step(TrainState.create(initial(), optimizer), batch)
+        state, metrics = jax.device_get((state, metrics))
     assert metrics["loss"] == 0 and metrics["accuracy"] == 0 and metrics["grad_norm"] == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, initial()["params"])
 

@@ -17,7 +17,10 @@ class DataError(ValueError):
 
     def __init__(self, source: Path | str, problems: list[str], shown: int = 10):
         self.problems = tuple(problems)
-        lines = [f"{source}: {len(problems)} problem{'s' * (len(problems) != 1)}"]
+        if len(problems) == 1:
+            super().__init__(f"{source}: {problems[0]}")
+            return
+        lines = [f"{source}: {len(problems)} problems"]
         lines += [f"  {problem}" for problem in problems[:shown]]
         if len(problems) > shown:
             lines.append(f"  and {len(problems) - shown} more")
