@@ -22,9 +22,9 @@ def get_config():
     config.model.auxiliary = False
 
     # From random weights: the head needs no faster rate than the backbone.
-    config.optimizer.lr = 0.05
+    config.optimizer.lr = 0.04
     config.optimizer.head_lr_multiplier = 1.0
-    config.training.batch_size = 8
+    config.training.batch_size = 4
     config.training.epochs = 15
     config.evaluation.every_epochs = 5
     return config

@@ -201,7 +201,7 @@ class Run:
         if self.step == 0 and self.main_process:
             self._draw_training_batch()
         with (
-            _signals(self),
+            _Signals(self),
             progress_bar(total=self.total_steps, initial=self.step, unit="step") as bar,
         ):
             window = _Window(self, bar)
@@ -351,7 +351,7 @@ class _Window:
         self.restart_clock()
 
 
-class _signals:
+class _Signals:
     """While it is open, Ctrl-C and SIGTERM are noted in `run.signal`; a second one acts at once."""
 
     def __init__(self, run: Run):

@@ -27,7 +27,7 @@ def choose_camera(rng: np.random.Generator, height: int, width: int, lane: float
     return Camera(
         height=height,
         width=width,
-        focal=rng.uniform(0.72, 1.0) * max(width, 2 * height),
+        focal=rng.uniform(0.85, 1.1) * max(width, 2 * height),
         horizon=rng.uniform(0.42, 0.56),
         position=(lane * rng.uniform(0.3, 0.65), rng.uniform(1.35, 2.4), 0.0),
         yaw=rng.normal(0, 0.05) + bend * 8,

@@ -65,7 +65,7 @@ def add_lots(scene: Scene, side: int) -> None:
         if kind in ("wall", "fence", "hedge"):
             _add_stretch(scene, side, along, along + length, edge, kind, 0.35)
         if kind != "building":
-            for _ in range(int(rng.integers(0, 3))):
+            for _ in range(int(rng.integers(0, 2))):
                 s, d = rng.uniform(along + 1, along + length), rng.uniform(1.2, max(setback, 2.5))
                 add_tree(scene, s, edge + side * d, rng.uniform(4, 10))
         if kind == "park":
@@ -315,19 +315,19 @@ def add_furniture(scene: Scene) -> None:
     for side in (-1, 1):
         arm = -side * rng.uniform(1.2, 2.2)
         step, s = rng.uniform(14, 24), rng.uniform(7, 16)
-        if rng.random() < 0.8:
-            while s < 45:
+        if rng.random() < 0.6:
+            while s < 32:
                 place(s, side, lambda f, r, arm=arm: furniture.draw_lamp(
                     canvas, f, r, sun, night, arm))  # fmt: skip
                 s += step
-        if rng.random() < 0.5:
-            step, s, size = rng.uniform(7, 12), rng.uniform(5, 12), rng.uniform(4.5, 8)
+        if rng.random() < 0.35:
+            step, s, size = rng.uniform(8, 13), rng.uniform(5, 12), rng.uniform(4.5, 8)
             while s < 75:
                 scale = size * rng.uniform(0.85, 1.15)
                 place(s, side, lambda f, r, scale=scale: furniture.draw_tree(
                     canvas, f, r, sun, scale), 0.4)  # fmt: skip
                 s += step * rng.uniform(0.8, 1.2)
-        for _ in range(int(rng.integers(0, 4))):
+        for _ in range(int(rng.integers(0, 3))):
             board = rng.random() < 0.22
             s = rng.uniform(6, 16) if not board else rng.uniform(9, 20)
             place(s, side, lambda f, r, board=board: furniture.draw_sign(
