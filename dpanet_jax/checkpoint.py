@@ -51,6 +51,8 @@ class Checkpoints:
             folder_of(workdir),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                # Without it the scores are not written, and a resumed run would not know the best.
+                best_fn=lambda metrics: metrics[METRIC],
                 cleanup_tmp_directories=True,
             ),
         )

@@ -15,6 +15,7 @@ from dpanet_jax.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
+EIGHT = "--config.training.batch_size=8"  # One image for each of the eight simulated devices.
 
 
 def small(streets_dir):
@@ -102,10 +103,10 @@ def test_predict_writes_three_pictures_an_image(workdir, tmp_path, capsys):
         (["train", DEMO, "--workdir=w", "--worker=3"], "--worker is not a flag of train; did you mean"),
         (["train", DEMO, "--workdir=w", "stray"], "'stray' was not understood"),
         (
-            ["train", DEMO, "--workdir=w", "--config.data.data_dir=nowhere"],
+            ["train", DEMO, EIGHT, "--workdir=w", "--config.data.data_dir=nowhere"],
             "python -m dpanet_jax prepare --dataset=streets",
         ),
-        (["train", DEMO, "--workdir=w", "--config.data.dataset=city"], "city"),
+        (["train", DEMO, EIGHT, "--workdir=w", "--config.data.dataset=city"], "city"),
         (["prepare"], "--dataset is missing"),
         (["prepare", "--dataset=camvid", "--source=nowhere"], "nowhere: no such folder"),
         (["evaluate", "--workdir=nowhere"], "nowhere: not a workdir of dpanet_jax"),

@@ -16,6 +16,7 @@ from dpanet_jax.data import pipeline
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 from dpanet_jax.training import loop
 from dpanet_jax.training.log import RunLog
+from dpanet_jax.training.state import TrainState
 
 
 def lines(workdir):
@@ -135,19 +136,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path):
-    """Scores that fall after the second: the second and the last stay."""
-    from dpanet_jax.training.state import TrainState
+    """Scores that fall after the second, one step without any, and a resume: the best and the last stay."""
 
-    manager = checkpoint.Checkpoints(tmp_path)
-    for step, score in ((1, 0.2), (2, 0.9), (3, 0.5), (4, 0.4)):
-        array = {"w": np.full(3, step, np.float32)}
-        state = TrainState(np.int32(step), array, {}, {"m": np.zeros(2)})
-        manager.save(state, {"config": {}}, score)
-    manager.close()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["2", "4"]
+    def save(scores):
+        manager = checkpoint.Checkpoints(tmp_path)
+        for step, score in scores:
+            array = {"w": np.full(3, step, np.float32)}
+            state = TrainState(np.int32(step), array, {}, {"m": np.zeros(2)})
+            manager.save(state, {"config": {}}, score)
+        manager.close()
+        return sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+
+    assert save([(1, 0.2), (2, 0.9), (3, 0.5), (4, None)]) == ["2", "4"]
     assert checkpoint.find(tmp_path).name == "2"
-    assert checkpoint.find(tmp_path, "latest").name == "4"
-    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint '7'; there is best, latest, 2, 4"):
+    assert save([(5, 0.6), (6, 0.8)]) == ["2", "6"]
+    assert checkpoint.find(tmp_path).name == "2"
+    assert checkpoint.find(tmp_path, "latest").name == "6"
+    assert checkpoint.find(tmp_path / "checkpoints" / "6").name == "6"
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint '7'; there is best, latest, 2, 6"):
         checkpoint.find(tmp_path, "7")
 
 
