@@ -1,0 +1,38 @@
+"""The report's files against the confusion matrix they are of, and the table on the screen."""
+
+import csv
+import json
+
+import numpy as np
+
+from dpanet_jax.evaluation.metrics import ConfusionMatrix
+from dpanet_jax.evaluation.report import print_table, write_files
+
+NAMES = ["road", "car", "train"]
+MATRIX = ConfusionMatrix(3, np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]]))
+
+
+def test_files(tmp_path):
+    path = write_files(MATRIX, NAMES, tmp_path / "evaluation" / "val_whole", {"split": "val"})
+    report = json.loads(path.read_text())
+    assert report["split"] == "val" and report["confusion_matrix"] == MATRIX.counts.tolist()
+    assert report["mean_iou"] == np.mean([6 / 9, 3 / 6])
+    assert report["pixel_accuracy"] == 9 / 12
+    assert [row["iou"] for row in report["classes"]] == [6 / 9, 3 / 6, None]
+    assert [row["pixels"] for row in report["classes"]] == [8, 4, 0]
+    with open(tmp_path / "evaluation" / "val_whole.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == NAMES
+    assert float(rows[0]["iou"]) == 6 / 9 and rows[2]["iou"] == ""
+    assert sorted(p.name for p in path.parent.iterdir()) == ["val_whole.csv", "val_whole.json"]
+
+
+def test_an_absent_class_can_count_as_zero(tmp_path):
+    path = write_files(MATRIX, NAMES, tmp_path / "val", {}, absent="zero")
+    assert json.loads(path.read_text())["mean_iou"] == (6 / 9 + 3 / 6) / 3
+
+
+def test_table(capsys):
+    print_table(MATRIX, NAMES, "streets val")
+    out = capsys.readouterr().out
+    assert "streets val" in out and "66.67" in out and "train (absent)" in out and "58.33" in out
