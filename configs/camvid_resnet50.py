@@ -4,7 +4,7 @@ python -m dpanet_jax prepare --dataset=camvid --source=DIR
 python -m dpanet_jax train --config=configs/camvid_resnet50.py --workdir=runs/camvid_resnet50 \
     --config.model.pretrained=resnet50.safetensors
 
-Hardware: one GPU with 16 GB or more. Expected result: not measured yet (README, "Results").
+Hardware: one GPU. Neither its memory nor its result has been measured yet.
 """
 
 from dpanet_jax.config import default_config

@@ -3,7 +3,7 @@
 python -m dpanet_jax prepare --dataset=folder --source=DIR
 python -m dpanet_jax train --config=configs/folder.py --workdir=runs/mine
 
-Hardware: one GPU with 16 GB or more as it stands; for a CPU start from configs/camvid_resnet18.py.
+Hardware: one GPU as it stands (memory not measured yet); for a CPU start from configs/camvid_resnet18.py.
 """
 
 from dpanet_jax.config import default_config
