@@ -39,7 +39,7 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "dpanet"  # or "fcn"
     config.model.backbone = "resnet50"
-    config.model.stem = "plain"  # or "deep"
+    config.model.stem = "plain"  # or "deep"; a ResNeSt is always deep
     config.model.width = 64  # channels of the first stage
     config.model.output_stride = 8
     config.model.multi_grid = ()  # () or (4, 8, 16)
@@ -54,6 +54,11 @@ def default_config() -> ConfigDict:
     config.model.auxiliary = True
     config.model.dropout = 0.1
     config.model.dtype = "float32"  # of the computation; "bfloat16" keeps parameters in float32
+    # Running variance of batch norm: "unbiased", as PyTorch keeps it, or "biased", as Flax does.
+    config.model.bn_variance = "unbiased"
+    # How logits are resized, in the loss and in predictions: False, by half-pixel centres; True, by the
+    # corners' centres, as PyTorch-Encoding's published checkpoints were trained.
+    config.model.align_corners = False
     config.model.remat = False  # recompute activations in the backward pass: less memory, more time
     config.model.pretrained = ""  # weights of the backbone, with torchvision's parameter names
     config.model.pretrained_missing = ()  # patterns of the names that the file may lack

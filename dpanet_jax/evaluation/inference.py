@@ -31,7 +31,8 @@ class Predictor:
         def predict(variables, images):
             size = images.shape[1:3]
             outputs = model.apply(variables, _resized(images, base_size, model.dtype), train=False)
-            return jnp.argmax(resize_bilinear(outputs["logits"], size), axis=-1).astype(jnp.uint8)
+            logits = resize_bilinear(outputs["logits"], size, model.align_corners)
+            return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
         self._predict = jax.jit(predict)
 

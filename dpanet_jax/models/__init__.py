@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from dpanet_jax.models.attention import POOL_SIZES, choose
 from dpanet_jax.models.heads import CHANNEL, FUSION, SPATIAL
-from dpanet_jax.models.resnet import ARCHITECTURES
+from dpanet_jax.models.layers import BN_VARIANCES
+from dpanet_jax.models.resnet import ARCHITECTURES, STEMS
 from dpanet_jax.models.segmenter import Segmenter
 
 _DEFAULTS = {
@@ -30,12 +31,14 @@ _DEFAULTS = {
     "param_dtype": "float32",
     "axis_name": None,
     "remat": False,
+    "bn_variance": "unbiased",
+    "align_corners": False,
 }
 
 _CHOICES = {
     "name": ("dpanet", "fcn"),
     "backbone": tuple(ARCHITECTURES),
-    "stem": ("plain", "deep"),
+    "stem": STEMS,
     "output_stride": (8, 16, 32),
     "fusion": FUSION,
     "spatial": SPATIAL,
@@ -44,6 +47,7 @@ _CHOICES = {
     "qkv": ("identity", "conv"),
     "pool": ("avg", "max"),
     "affinity": ("subtract", "square"),
+    "bn_variance": BN_VARIANCES,
 }
 _DTYPES = ("float32", "bfloat16", "float64")
 
@@ -90,7 +94,7 @@ def build(num_classes: int, **options) -> Segmenter:
         auxiliary=values["auxiliary"],
         dropout=float(values["dropout"]),
         **dtypes,
-        axis_name=values["axis_name"],
+        **{name: values[name] for name in ("axis_name", "bn_variance", "align_corners")},
     )
 
 
@@ -102,7 +106,7 @@ def _check(num_classes, values) -> None:
     for name, (value, least) in counts.items():
         if not _is_count(value, least):
             raise ValueError(f"{name}={value!r}: must be a whole number, {least} or more")
-    for name in ("auxiliary", "remat"):
+    for name in ("auxiliary", "remat", "align_corners"):
         if not isinstance(values[name], bool):
             raise ValueError(f"{name}={values[name]!r}: must be True or False")
     dropout, axis_name, multi_grid = values["dropout"], values["axis_name"], values["multi_grid"]

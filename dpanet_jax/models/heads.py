@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dpanet_jax.models.attention import ChannelPoolAttention, NonLocal, SpatialPoolAttention, choose
-from dpanet_jax.models.resnet import layers
+from dpanet_jax.models.layers import layers
 
 SPATIAL = ("spa", "nonlocal", "none")
 CHANNEL = ("cpa", "none")
@@ -22,9 +22,9 @@ FUSION = ("concat", "sum")
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def head_layers(dtype, param_dtype, axis_name, train: bool):
+def head_layers(dtype, param_dtype, axis_name, train: bool, bn_variance: str):
     """`layers`, with the heads' initialisation of a convolution."""
-    conv, norm = layers(dtype, param_dtype, axis_name, train)
+    conv, norm = layers(dtype, param_dtype, axis_name, train, bn_variance)
     return partial(conv, kernel_init=torch_default), norm
 
 
@@ -61,10 +61,11 @@ class FCNHead(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    bn_variance: str = "unbiased"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv, norm = head_layers(self.dtype, self.param_dtype, self.axis_name, train)
+        conv, norm = head_layers(self.dtype, self.param_dtype, self.axis_name, train, self.bn_variance)
         x = nn.relu(norm(name="bn")(conv(x.shape[-1] // 4, name="conv")(x)))
         x = ChannelDropout(self.dropout, self.axis_name)(x, train)
         return conv(self.num_classes, 1, use_bias=True, name="classifier")(x)
@@ -94,11 +95,12 @@ class DualPoolHead(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    bn_variance: str = "unbiased"
 
     @nn.compact
     def __call__(self, c4: jax.Array, train: bool) -> dict[str, jax.Array]:
         choose("fusion", self.fusion, FUSION)
-        conv, norm = head_layers(self.dtype, self.param_dtype, self.axis_name, train)
+        conv, norm = head_layers(self.dtype, self.param_dtype, self.axis_name, train, self.bn_variance)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def conv_norm_relu(x, name):

@@ -1,11 +1,9 @@
-"""ResNet v1 backbones (stride on the 3×3), plain or deep stem, dilated to an output stride.
+"""The backbones: ResNet v1 (stride on the 3×3) and ResNeSt, dilated to an output stride.
 
-Parameter for parameter those of torchvision (plain stem) and PyTorch-Encoding (deep stem). Every padding is
-PyTorch's symmetric one.
+Parameter for parameter those of torchvision (plain stem) and PyTorch-Encoding (deep stem, ResNeSt).
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,82 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from dpanet_jax.models.attention import choose
-
-# torchvision's initialisation: normal, variance 2 / fan_out.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-class Conv(nn.Module):
-    """A square convolution, padding dilation · (kernel_size // 2).
-
-    A 1×1 kernel is stored as (C, features) and is a matrix product: its weight gradient takes less than
-    half the time on a CPU.
-    """
-
-    features: int
-    kernel_size: int = 3
-    stride: int = 1
-    dilation: int = 1
-    use_bias: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    kernel_init: Callable = kaiming_normal
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        shape = shape[2:] if self.kernel_size == 1 else shape
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = (
-            self.param("bias", nn.initializers.zeros, shape[-1:], self.param_dtype) if self.use_bias else None
-        )
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        if self.kernel_size == 1:
-            y = jnp.matmul(x[:, :: self.stride, :: self.stride], kernel)
-        else:
-            pad = self.dilation * (self.kernel_size // 2)
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=[(pad, pad), (pad, pad)],
-                rhs_dilation=(self.dilation, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-        return y if bias is None else y + bias
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """3×3, stride 2, padding 1. (B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C).
-
-    One axis after the other, by comparisons: on a CPU the gradient takes a quarter of the time of
-    nn.max_pool's. Of equal values the first in row-major order gets the gradient, as in PyTorch.
-    """
-    for axis in (2, 1):
-        size = -(-x.shape[axis] // 2)
-        pads = [(1, 1) if i == axis else (0, 0) for i in range(4)]
-        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-        first, second, third = (
-            jax.lax.slice_in_dim(padded, start, start + 2 * size - 1, 2, axis) for start in range(3)
-        )
-        x = jnp.where(first >= second, first, second)
-        x = jnp.where(x >= third, x, third)
-    return x
-
-
-def layers(dtype, param_dtype, axis_name, train: bool):
-    """`conv` and `norm`, the two constructors that every part of the network builds with."""
-    conv = partial(Conv, dtype=dtype, param_dtype=param_dtype)
-    norm = partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        axis_name=axis_name,
-    )
-    return conv, norm
+from dpanet_jax.models.layers import layers, max_pool
+from dpanet_jax.models.resnest import SplitAttentionBottleneck
 
 
 class BasicBlock(nn.Module):
@@ -98,6 +22,7 @@ class BasicBlock(nn.Module):
     stride: int
     dilations: tuple[int, int]
     downsample: bool
+    average: bool  # whether it strides by averages: a ResNeSt's block alone does
     conv: Any
     norm: Any
     expansion = 1
@@ -119,6 +44,7 @@ class Bottleneck(nn.Module):
     stride: int
     dilations: tuple[int, int]
     downsample: bool
+    average: bool
     conv: Any
     norm: Any
     expansion = 4
@@ -145,7 +71,22 @@ ARCHITECTURES = {
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
+    "resnest50": (SplitAttentionBottleneck, (3, 4, 6, 3)),
+    "resnest101": (SplitAttentionBottleneck, (3, 4, 23, 3)),
 }
+STEMS = ("plain", "deep")
+
+
+def stem_widths(architecture: str, stem: str, width: int) -> tuple[int, ...]:
+    """Channels of the stem's 3×3 convolutions; () for the plain stem, one 7×7.
+
+    A ResNeSt has the deep stem whatever `stem` says, and ResNeSt-50 one of half the width.
+    """
+    if architecture == "resnest50":
+        return (width // 2, width // 2, width)
+    if stem == "deep" or architecture == "resnest101":
+        return (width, width, 2 * width)
+    return ()
 
 
 def strides_and_dilations(output_stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -186,6 +127,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    bn_variance: str = "unbiased"
     remat: bool = False
 
     @nn.compact
@@ -193,19 +135,18 @@ class ResNet(nn.Module):
         choose("architecture", self.architecture, tuple(ARCHITECTURES))
         block, depths = ARCHITECTURES[self.architecture]
         strides, dilations = strides_and_dilations(self.output_stride)
-        choose("stem", self.stem, ("plain", "deep"))
+        choose("stem", self.stem, STEMS)
         if self.multi_grid and len(self.multi_grid) != depths[3]:
             raise ValueError(
                 f"multi_grid={tuple(self.multi_grid)}: one dilation for each of {depths[3]} blocks"
             )
-        conv, norm = layers(self.dtype, self.param_dtype, self.axis_name, train)
-        if self.stem == "plain":
+        conv, norm = layers(self.dtype, self.param_dtype, self.axis_name, train, self.bn_variance)
+        widths = stem_widths(self.architecture, self.stem, self.width)
+        if not widths:
             x = nn.relu(norm(name="bn1")(conv(self.width, 7, 2, name="conv1")(x)))
-        else:
-            widths = (self.width, self.width, 2 * self.width)
-            for i, features in enumerate(widths):
-                x = conv(features, 3, 2 if i == 0 else 1, name=f"conv1_{i}")(x)
-                x = nn.relu(norm(name=f"bn1_{i}")(x))
+        for i, features in enumerate(widths):
+            x = conv(features, 3, 2 if i == 0 else 1, name=f"conv1_{i}")(x)
+            x = nn.relu(norm(name=f"bn1_{i}")(x))
         x = max_pool(x)
         stages = {}
         make_block = nn.remat(block) if self.remat else block
@@ -222,6 +163,7 @@ class ResNet(nn.Module):
                     # Written after the channels and not the index: as published, layer1 of the
                     # basic networks has none, unless the stem is wider than it.
                     downsample=block_stride != 1 or x.shape[-1] != features * block.expansion,
+                    average=i == 0 and stage > 0,
                     conv=conv,
                     norm=norm,
                     name=f"layer{stage + 1}_{i}",

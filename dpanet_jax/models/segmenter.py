@@ -18,6 +18,7 @@ class Segmenter(nn.Module):
     In training also "spatial" and "channel", the dual-pool head's branches, and "auxiliary"; with
     `with_stages` also "c1" to "c4". `build` says what the fields may be. Initialise it with train=True, as
     `init_variables` does: the auxiliary head and the branches' classifiers exist only there.
+    `align_corners` is for whoever resizes the logits, the loss and the prediction.
     """
 
     num_classes: int
@@ -29,6 +30,8 @@ class Segmenter(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    bn_variance: str = "unbiased"
+    align_corners: bool = False
 
     def __post_init__(self):
         # Only so is the module hashable, and equal models share what is compiled for one of them.
@@ -37,7 +40,12 @@ class Segmenter(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype, "axis_name": self.axis_name}
+        types = {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "axis_name": self.axis_name,
+            "bn_variance": self.bn_variance,
+        }
         fcn_head = {"num_classes": self.num_classes, "dropout": self.dropout, **types}
         self.backbone = ResNet(**self.backbone_options, **types)
         if self.head_name == "dpanet":

@@ -19,14 +19,14 @@ def count_valid(labels: jax.Array) -> jax.Array:
     return jnp.sum(labels != IGNORE_LABEL, dtype=jnp.int32)
 
 
-def cross_entropy_sum(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy_sum(logits: jax.Array, labels: jax.Array, align_corners: bool = False) -> jax.Array:
     """Sum over valid pixels of the cross entropy, in at least float32.
 
     `logits` (B, h, w, K) are resized bilinearly to `labels` (B, H, W), integers in [0, K) or 255.
     A sum and not a mean: the mean's count is of the global batch, which only the caller sees.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    logits = resize_bilinear(logits, labels.shape[1:])
+    logits = resize_bilinear(logits, labels.shape[1:], align_corners)
     classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
     # A sum against the one-hot label: its gradient is elementwise, where a gather's is a scatter.
     of_label = jnp.sum(jnp.where(labels[..., None] == classes, logits, 0), axis=-1)
@@ -34,7 +34,9 @@ def cross_entropy_sum(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(labels == IGNORE_LABEL, 0, negative_log_likelihood))
 
 
-def multi_loss(outputs: dict, labels: jax.Array, weights: dict, num_valid: jax.Array):
+def multi_loss(
+    outputs: dict, labels: jax.Array, weights: dict, num_valid: jax.Array, align_corners: bool = False
+):
     """Weighted sum of the terms (SPEC, multi-loss) and the terms themselves, each a mean.
 
     `outputs` is what the model returns in training; `weights` {term: float} for the keys of `TERMS`;
@@ -44,7 +46,7 @@ def multi_loss(outputs: dict, labels: jax.Array, weights: dict, num_valid: jax.A
     """
     count = jnp.maximum(num_valid, 1)
     terms = {
-        term: cross_entropy_sum(outputs[output], labels) / count
+        term: cross_entropy_sum(outputs[output], labels, align_corners) / count
         for term, output in TERMS.items()
         if weights[term] and output in outputs
     }

@@ -43,7 +43,7 @@ def make_train_step(
             mutable=["batch_stats"],
             rngs={"dropout": rng},
         )
-        loss, terms = multi_loss(outputs, part["label"], loss_weights, num_valid)
+        loss, terms = multi_loss(outputs, part["label"], loss_weights, num_valid, model.align_corners)
         return loss, (
             updates["batch_stats"],
             terms,

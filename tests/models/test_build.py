@@ -26,7 +26,8 @@ DTYPE = "choose one of float32, bfloat16, float64"
         ({"name": "pspnet"}, "name='pspnet': choose one of dpanet, fcn"),
         (
             {"backbone": "resnet19"},
-            "backbone='resnet19': choose one of resnet18, resnet34, resnet50, resnet101, resnet152",
+            "backbone='resnet19': choose one of resnet18, resnet34, resnet50, resnet101, resnet152, "
+            "resnest50, resnest101",
         ),
         ({"stem": 3}, "stem=3: choose one of plain, deep"),
         ({"output_stride": 4}, "output_stride=4: choose one of 8, 16, 32"),

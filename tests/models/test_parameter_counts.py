@@ -8,13 +8,16 @@ from dpanet_jax import models
 from dpanet_jax.models.resnet import ARCHITECTURES
 from dpanet_jax.models.segmenter import init_variables
 
-# What torchvision publishes, with its classifier of 1000 classes, and the channels of c4.
+# What is published (torchvision's, unless said), with the classifier of 1000 classes, and the channels of c4.
 PUBLISHED = {
     "resnet18": (11_689_512, 512),
     "resnet34": (21_797_672, 512),
     "resnet50": (25_557_032, 2048),
     "resnet101": (44_549_160, 2048),
     "resnet152": (60_192_808, 2048),
+    # PyTorch-Encoding's.
+    "resnest50": (27_483_240, 2048),
+    "resnest101": (48_275_016, 2048),
 }
 
 
@@ -29,6 +32,8 @@ def conv_bn(inputs, outputs, size):
 def backbone_count(name, stem="plain"):
     total, c4 = PUBLISHED[name]
     count = total - (c4 * 1000 + 1000)
+    if name.startswith("resnest"):  # has the deep stem either way
+        return count
     if stem == "deep":
         count -= conv_bn(3, 64, 7)
         count += conv_bn(3, 64, 3) + conv_bn(64, 64, 3) + conv_bn(64, 128, 3)
@@ -77,6 +82,10 @@ BACKBONES = {
     ("resnet50", "deep"): 23_631_808,
     ("resnet101", "deep"): 42_623_936,
     ("resnet152", "deep"): 58_267_584,
+    ("resnest50", "plain"): 25_434_240,
+    ("resnest101", "plain"): 46_226_016,
+    ("resnest50", "deep"): 25_434_240,
+    ("resnest101", "deep"): 46_226_016,
 }
 
 
@@ -138,6 +147,7 @@ def test_head_options(options):
         {"pool_sizes": "odd", "pool": "max", "affinity": "square"},
         {"multi_grid": (4, 8), "output_stride": 16},
         {"remat": True, "dtype": "bfloat16", "dropout": 0},
+        {"bn_variance": "biased", "align_corners": True},
     ],
     ids=lambda options: "-".join(options),
 )
