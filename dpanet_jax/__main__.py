@@ -1,5 +1,6 @@
 """The command line: `python -m dpanet_jax VERB --flag=value …`; each verb is one function below."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ VERBS = {
     "train": "train, or go on: --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE …]",
     "evaluate": "figures on a split: --workdir=DIR [--split=NAME] [--protocol=whole]",
     "predict": "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER",
+    "export-torch": "weights with PyTorch's names: --workdir=DIR --output=FILE.safetensors",
+    "compare": "hold the numbers against PyTorch's: --config=configs/NAME.py --torch=FILE|random",
 }
 
 
@@ -29,7 +32,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is as it should be.
     try:
-        verb = {"prepare": prepare, "train": train, "evaluate": evaluate, "predict": predict}.get(argv[0])
+        verb = {
+            "prepare": prepare,
+            "train": train,
+            "evaluate": evaluate,
+            "predict": predict,
+            "export-torch": export_torch,
+            "compare": compare,
+        }.get(argv[0])
         if verb is None:
             raise UsageError(f"{argv[0]!r} is not a verb: {', '.join(VERBS)}")
         verb(argv[1:])
@@ -45,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {verb:10}{words}" for verb, words in VERBS.items()]
+    lines = [f"  {verb:14}{words}" for verb, words in VERBS.items()]
     return "\n".join(
         [
             "usage: python -m dpanet_jax VERB --flag=value …",
@@ -123,23 +133,31 @@ def prepare(argv: list[str]) -> None:
     print(prepare_dataset(values.dataset, values.data_dir, source=values.source, overwrite=values.overwrite))
 
 
-def train(argv: list[str]) -> None:
-    """Trains, or goes on where a run was stopped."""
+def _config_flag(values, argv: list[str]) -> None:
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "a file with get_config(); --config.KEY=VALUE changes one value",
+        flag_values=values,
+        sys_argv=["dpanet_jax", *argv],
+    )
 
-    def define(values, argv):
-        config_flags.DEFINE_config_file(
-            "config",
-            None,
-            "a file with get_config(); --config.KEY=VALUE changes one value",
-            flag_values=values,
-            sys_argv=["dpanet_jax", *argv],
-        )
-        _string(values, "workdir", "where the run's files go")
 
+def _check_config_file(argv: list[str]) -> None:
     for word in argv:
         path = word.removeprefix("--config=")
         if path != word and not os.path.isfile(path):
             raise UsageError(f"--config={path}: there is no such file")
+
+
+def train(argv: list[str]) -> None:
+    """Trains, or goes on where a run was stopped."""
+
+    def define(values, argv):
+        _config_flag(values, argv)
+        _string(values, "workdir", "where the run's files go")
+
+    _check_config_file(argv)
     values = _parse("train", argv, define)
     _required(values, "config", "workdir")
     config_lib.check(values.config)
@@ -217,6 +235,65 @@ def predict(argv: list[str]) -> None:
         progress=lambda items: progress_bar(items, unit="image"),
     )
     print(f"{len(images)} images: ids, color and overlay are in {values.output}")
+
+
+def compare(argv: list[str]) -> None:
+    """Holds the network's numbers against its PyTorch twin's."""
+
+    def define(values, argv):
+        _config_flag(values, argv)
+        _string(values, "torch", "weights for both sides: a file, an hf:// address, or random")
+        _string(values, "output", "a folder for report.json and report.png (none: runs/compare/CONFIG)")
+        _string(values, "split", "split that both mean IoUs are of (none: the config's validation split)")
+        _string(values, "precision", "float64, float32 or both", "both")
+        flags.DEFINE_integer("steps", 10, "steps of SGD", flag_values=values)
+        flags.DEFINE_integer("images", 0, "images of the split; 0: all, -1: none", flag_values=values)
+
+    _check_config_file(argv)
+    values = _parse("compare", argv, define)
+    _required(values, "config", "torch")
+    config_lib.check(values.config)
+    for module in ("torch", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(f"compare needs {module}: pip install 'dpanet_jax[torch]'")
+    from dpanet_jax.compare import run
+
+    name = next(Path(word.removeprefix("--config=")).stem for word in argv if word.startswith("--config="))
+    run.run(
+        values.config,
+        values.torch,
+        values.output or Path("runs") / "compare" / name,
+        split=values.split or "",
+        steps=values.steps,
+        precisions=run.PRECISIONS if values.precision == "both" else (values.precision,),
+        max_images=values.images,
+    )
+
+
+def export_torch(argv: list[str]) -> None:
+    """Writes a trained model's weights with the published PyTorch names."""
+
+    def define(values, argv):
+        _string(values, "workdir", "the run whose model is exported")
+        _string(values, "output", "the file to write, FILE.safetensors; one that is there is replaced")
+        _string(values, "checkpoint", _CHECKPOINT, "best")
+
+    values = _parse("export-torch", argv, define)
+    _required(values, "workdir", "output")
+    from dpanet_jax.interop import files
+
+    try:
+        files.check_output(values.output)
+    except files.WeightsError as error:
+        raise UsageError(f"--output={error}") from error
+    from dpanet_jax.interop.torch import to_state_dict
+
+    model = _trained(values)
+    state_dict = to_state_dict(model.variables)
+    files.write_state_dict(state_dict, values.output)
+    print(f"{len(state_dict)} arrays of {model.folder} are in {values.output}")
+    print(f"here:       --config.model.pretrained={values.output}")
+    print(f"in PyTorch: load_state_dict(safetensors.torch.load_file({values.output!r}))")
 
 
 if __name__ == "__main__":

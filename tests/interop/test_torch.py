@@ -1,33 +1,38 @@
-"""Weights in and out: exact round trips, each file format, and an error for everything that does not fit."""
+"""Weights in and out: exact round trips, published checkpoints, and an error for everything that does not fit."""
 
-import json
-import pickle
-import struct
-import sys
 from pathlib import Path
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from dpanet_jax import models
+from dpanet_jax.interop.files import write_state_dict
 from dpanet_jax.interop.torch import WeightsError, load, name_table, read_state_dict, to_state_dict
 from dpanet_jax.models.segmenter import init_variables
 
 PARTIAL = Path(__file__).parents[2].parent / "shared" / "weights" / "resnet18_imagenet_partial.safetensors"
 # Half precision has these numbers too.
 EXACT = np.arange(-8, 9) / 4
+FAMILIES = [
+    {},
+    {"backbone": "resnet50", "width": 2, "stem": "deep", "auxiliary": False},
+    {"backbone": "resnest50"},
+    {"backbone": "resnest101", "width": 2, "name": "dpanet"},
+    {"name": "dpanet"},
+    {"name": "dpanet", "qkv": "conv", "fusion": "sum", "channel": "none"},
+    {"name": "dpanet", "spatial": "nonlocal", "reduce_channels": 0},
+]
 
 
-def random_variables(seed=0, **options):
+def random_variables(seed=0, num_classes=2, **options):
     """Variables of a small network, of random values that half precision holds exactly."""
-    options = {"name": "fcn", "backbone": "resnet18", "width": 4, "output_stride": 32, **options}
-    model = models.build(2, **options)
+    small = {"name": "fcn", "backbone": "resnet18", "width": 4, "output_stride": 32, "reduce_channels": 8}
+    model = models.build(num_classes, **{**small, **options})
     shapes = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.choice(EXACT, leaf.shape).astype(leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: np.asarray(rng.choice(EXACT, leaf.shape), leaf.dtype), shapes)
 
 
 def assert_same(one, other):
@@ -48,7 +53,8 @@ def others():
 
 @pytest.fixture(scope="module")
 def state_dict(variables):
-    return to_state_dict(variables)
+    """The backbone's."""
+    return to_state_dict(variables, backbone_only=True)
 
 
 @pytest.fixture
@@ -67,16 +73,34 @@ def message_of(path, variables, missing=()):
     return str(error.value)
 
 
-@pytest.mark.parametrize("name, stem", [("resnet18", "plain"), ("resnet50", "plain"), ("resnet50", "deep")])
-def test_round_trip_is_exact(write, name, stem):
-    variables, others = (random_variables(seed, backbone=name, stem=stem, name="dpanet") for seed in (0, 1))
-    loaded = load(write(to_state_dict(variables)), others)
+@pytest.mark.parametrize("options", FAMILIES, ids=str)
+def test_round_trip_is_exact(tmp_path, options):
+    """Both ways, of the whole network and of its backbone alone, which leaves the heads as they were."""
+    variables, others = (random_variables(seed, **options) for seed in (0, 1))
+    path = tmp_path / "weights.safetensors"
+    whole = to_state_dict(variables)
+    write_state_dict(whole, path)
+    loaded = load(path, others)
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+    assert_same(loaded, variables)
+    assert_same(to_state_dict(loaded), whole)
+    assert_same(read_state_dict(path), whole)
+
+    write_state_dict(to_state_dict(variables, backbone_only=True), path)
+    loaded = load(path, others)
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     for collection in ("params", "batch_stats"):
-        assert_same(loaded[collection]["backbone"], variables[collection]["backbone"])
-        # The heads are left as they were.
-        for head in ("head", "auxiliary_head"):
-            assert_same(loaded[collection][head], others[collection][head])
-    assert jax.tree.structure(loaded) == jax.tree.structure(others)
+        for part, leaves in loaded[collection].items():
+            assert_same(leaves, (variables if part == "backbone" else others)[collection][part])
+
+
+def test_float64_stays_exact(tmp_path):
+    variables = jax.tree.map(lambda leaf: leaf.astype(np.float64) / 3, random_variables(0, name="dpanet"))
+    others = jax.tree.map(np.zeros_like, variables)
+    state_dict = to_state_dict(variables)
+    assert {value.dtype for value in state_dict.values()} == {np.dtype(np.float64)}
+    write_state_dict(state_dict, tmp_path / "weights.safetensors")
+    assert_same(load(tmp_path / "weights.safetensors", others), variables)
 
 
 def test_names_and_layouts_are_torchvision_s(variables, state_dict):
@@ -91,48 +115,19 @@ def test_names_and_layouts_are_torchvision_s(variables, state_dict):
     np.testing.assert_array_equal(state_dict["bn1.running_var"], statistics["var"])
     np.testing.assert_array_equal(state_dict["bn1.weight"], backbone["bn1"]["scale"])
     assert not any(name.startswith("layer1.0.downsample") for name in state_dict)
+    assert state_dict.keys() == name_table(variables, backbone_only=True).keys()
 
 
-def test_names_of_the_deep_stem():
-    names = name_table(random_variables(backbone="resnet50", stem="deep")).keys()
-    stem = {name for name in names if not name.startswith("layer")}
-    norms = {f"{bn}.{leaf}" for bn in ("conv1.1", "conv1.4", "bn1") for leaf in ("weight", "bias")}
-    norms |= {f"{bn}.running_{leaf}" for bn in ("conv1.1", "conv1.4", "bn1") for leaf in ("mean", "var")}
-    assert stem == {"conv1.0.weight", "conv1.3.weight", "conv1.6.weight"} | norms
+def test_lambda_and_mu_are_of_one_element_there():
+    variables = random_variables(name="dpanet")
+    variables["params"]["head"]["spa"]["lambda"] = np.float32(0.5)
+    state_dict = to_state_dict(variables)
+    np.testing.assert_array_equal(state_dict["head.sa.gamma"], np.array([0.5], np.float32))
+    assert state_dict["head.sc.gamma"].shape == (1,)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
-def test_other_precisions_become_the_model_s(tmp_path, state_dict, variables, others, dtype):
-    """The file is put together byte by byte, after the format's description."""
-    header, data = {}, b""
-    kind = {"float16": "F16", "bfloat16": "BF16", "float64": "F64"}[np.dtype(dtype).name]
-    for name, value in state_dict.items():
-        content = np.ascontiguousarray(value).astype(dtype).tobytes()
-        offsets = [len(data), len(data) + len(content)]
-        header[name] = {"dtype": kind, "shape": value.shape, "data_offsets": offsets}
-        data += content
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    loaded = load(path, others)
-    assert_same(loaded["params"]["backbone"], variables["params"]["backbone"])
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("suffix, dtype", [("pth", "float32"), ("pt", "float16"), ("pth", "bfloat16")])
-def test_pickled_state_dicts(tmp_path, state_dict, variables, others, wrapped, suffix, dtype):
-    torch = pytest.importorskip("torch")
-    tensors = {k: torch.from_numpy(v.copy()).to(getattr(torch, dtype)) for k, v in state_dict.items()}
-    # As named_parameters() gives them, which some published files were made of.
-    tensors["conv1.weight"] = torch.nn.Parameter(tensors["conv1.weight"])
-    path = tmp_path / f"weights.{suffix}"
-    torch.save({"state_dict": tensors, "epoch": 3} if wrapped else tensors, path)
-    loaded = load(path, others)
-    assert_same(loaded["params"]["backbone"], variables["params"]["backbone"])
-
-
-def test_classifier_and_batch_counts_are_ignored(write, state_dict, variables, others):
+def test_what_names_leave_out_is_ignored(write, state_dict, variables, others):
+    """ImageNet's classifier and the batch counts, of a backbone and of an older whole network."""
     extra = {
         "fc.weight": np.ones((1000, 32), np.float32),
         "fc.bias": np.ones(1000, np.float32),
@@ -141,6 +136,123 @@ def test_classifier_and_batch_counts_are_ignored(write, state_dict, variables, o
     }
     loaded = load(write(state_dict | extra), others)
     assert_same(loaded["params"]["backbone"], variables["params"]["backbone"])
+    extra = {f"pretrained.{name}": value for name, value in extra.items()}
+    extra["head.conv5.1.num_batches_tracked"] = np.array(7)
+    assert_same(load(write(to_state_dict(variables) | extra), others), variables)
+
+
+def test_names_inside_data_parallel(write, state_dict, variables, others):
+    wrapped = {f"module.{name}": value for name, value in state_dict.items()}
+    assert_same(load(write(wrapped), others)["params"]["backbone"], variables["params"]["backbone"])
+    wrapped = {f"module.{name}": value for name, value in to_state_dict(variables).items()}
+    assert_same(load(write(wrapped), others), variables)
+    # One name that has no such prefix, and it is none.
+    assert "unexpected" in message_of(write({**wrapped, "pretrained.bn1.bias": np.ones(4)}), others)
+
+
+def test_half_precision_becomes_the_model_s(write, variables, others):
+    halves = {name: value.astype(np.float16) for name, value in to_state_dict(variables).items()}
+    assert_same(load(write(halves), others), variables)
+
+
+def test_a_network_of_pytorch_encoding(tmp_path, variables, others):
+    """As its training saves it: under state_dict, in a .pth.tar, with a score, in whatever precision."""
+    torch = pytest.importorskip("torch")
+    tensors = {k: torch.from_numpy(v.copy()).half() for k, v in to_state_dict(variables).items()}
+    tensors["head.conv5.1.num_batches_tracked"] = torch.tensor(7)
+    path = tmp_path / "model_best.pth.tar"
+    torch.save({"epoch": 3, "state_dict": tensors, "best_pred": np.float64(0.7)}, path)
+    assert_same(load(path, others), variables)
+
+
+def test_a_network_with_or_without_auxiliary_head(write, variables):
+    alone = random_variables(1, auxiliary=False)
+    names = "auxlayer.conv5.0.weight, auxlayer.conv5.1.bias, auxlayer.conv5.1.running_mean"
+    path = write(to_state_dict(variables))
+    assert f"does not fit the model: unexpected 7 ({names}, " in message_of(path, alone)
+    loaded = load(path, alone, ("auxlayer.*",))
+    for collection in ("params", "batch_stats"):
+        assert_same(loaded[collection], {k: variables[collection][k] for k in ("backbone", "head")})
+    path = write(to_state_dict(alone))
+    assert f"does not fit the model: missing 7 ({names}, " in message_of(path, variables)
+    loaded = load(path, variables, ("auxlayer.*",))
+    assert_same(loaded["params"]["auxiliary_head"], variables["params"]["auxiliary_head"])
+    assert_same(loaded["params"]["head"], alone["params"]["head"])
+
+
+def danet(variables):
+    """A DANet's file: of DPANet's names, with its position attention's own in head.sa, and no auxlayer."""
+    state_dict = {k: v for k, v in to_state_dict(variables).items() if not k.startswith("head.sa.")}
+    for name, features in (("query", 1), ("key", 1), ("value", 8)):
+        state_dict[f"head.sa.{name}_conv.weight"] = np.full((features, 8, 1, 1), 7, np.float32)
+        state_dict[f"head.sa.{name}_conv.bias"] = np.full(features, 7, np.float32)
+    return {**state_dict, "head.sa.gamma": np.full(1, 7, np.float32)}
+
+
+@pytest.mark.parametrize(
+    "module", [{}, {"qkv": "conv"}, {"spatial": "nonlocal"}, {"spatial": "none"}], ids=str
+)
+def test_a_danet(write, module):
+    """Everything but the module that DPANet replaces: λ is not its gamma, and μ is that of its CAM."""
+    options = {"name": "dpanet", "fusion": "sum", "auxiliary": False, **module}
+    variables, others = (random_variables(seed, **options) for seed in (0, 1))
+    variables["params"]["head"]["cpa"]["mu"] = np.float32(0.375)
+    loaded = load(write(danet(variables)), others)
+    expected = {**variables["params"]["head"]}
+    for replaced in ("spa", "nonlocal"):
+        if replaced in expected:
+            expected[replaced] = others["params"]["head"][replaced]
+    assert_same(loaded["params"]["head"], expected)
+    for part in (("params", "backbone"), ("batch_stats", "backbone"), ("batch_stats", "head")):
+        assert_same(loaded[part[0]][part[1]], variables[part[0]][part[1]])
+
+
+def test_a_danet_and_what_it_has_no_place_for(write):
+    options = {"name": "dpanet", "auxiliary": False}
+    path = write(danet(random_variables(0, **options, fusion="sum")))
+    message = message_of(path, random_variables(1, **options))
+    assert message == (
+        f"{path} does not fit the model: mis-shaped 1 (head.conv8.1.weight (2, 8, 1, 1) instead of "
+        "(2, 16, 1, 1)) (the file's classifier is one for config.model.fusion='sum')"
+    )
+    others = random_variables(1, **options, fusion="sum", channel="none")
+    assert message_of(path, others).endswith("unexpected 1 (head.sc.gamma)")
+    loaded = load(path, random_variables(1, **options), ("head.conv8.1.weight",))
+    kept = random_variables(1, **options)["params"]["head"]["classifier"]["kernel"]
+    np.testing.assert_array_equal(loaded["params"]["head"]["classifier"]["kernel"], kept)
+
+
+def test_our_own_convolutions_are_no_danet_s(write):
+    """SPA with qkv="conv" has names in common with it, and is not to be dropped without a word."""
+    variables = random_variables(0, name="dpanet", qkv="conv")
+    message = message_of(write(to_state_dict(variables)), random_variables(1, name="dpanet"))
+    assert "unexpected 6 (head.sa.key_conv.bias, " in message and "missing" not in message
+    message = message_of(write(to_state_dict(variables)), random_variables(1, name="dpanet", fusion="sum"))
+    assert message.endswith("(the file's classifier is one for config.model.fusion='concat')")
+
+
+def test_another_number_of_classes(write):
+    variables = random_variables(0, num_classes=3, name="dpanet")
+    others = random_variables(1, name="dpanet")
+    path = write(to_state_dict(variables))
+    message = message_of(path, others)
+    assert "mis-shaped 8 (auxlayer.conv5.4.bias (3,) instead of (2,), " in message
+    assert "fusion" not in message
+    loaded = load(path, others, ("head.conv[678].*", "auxlayer.conv5.4.*"))
+    for name, module in loaded["params"]["head"].items():
+        assert_same(module, (others if "classifier" in name else variables)["params"]["head"][name])
+    classifier = loaded["params"]["auxiliary_head"]["classifier"]
+    assert_same(classifier, others["params"]["auxiliary_head"]["classifier"])
+    assert_same(loaded["params"]["backbone"], variables["params"]["backbone"])
+
+
+def test_another_head(write, variables):
+    """An FCN's backbone and auxiliary head into a DPANet."""
+    others = random_variables(1, name="dpanet")
+    loaded = load(write(to_state_dict(variables)), others, ("head.*",))
+    assert_same(loaded["params"]["head"], others["params"]["head"])
+    for part in ("backbone", "auxiliary_head"):
+        assert_same(loaded["params"][part], variables["params"][part])
 
 
 def test_one_message_lists_everything_that_does_not_fit(write, state_dict, others):
@@ -168,6 +280,7 @@ def test_a_long_list_is_cut(write, state_dict, others):
 def test_another_network_s_weights_do_not_fit(write, state_dict):
     path = write(state_dict)
     assert "missing" in message_of(path, random_variables(backbone="resnet50"))
+    assert "missing" in message_of(path, random_variables(backbone="resnest50"))
     assert "mis-shaped" in message_of(path, random_variables(width=8))
 
 
@@ -184,81 +297,10 @@ def test_what_may_be_missing_keeps_its_value(write, state_dict, variables, other
 
 def test_a_pattern_that_matches_nothing(write, state_dict, others):
     path = write(state_dict)
-    message = message_of(path, others, ("layer4.*", "layer9.*"))
-    assert message == "config.model.pretrained_missing: 'layer9.*' matches no name of the model"
-
-
-def test_absent_file_and_wrong_suffix(tmp_path, others):
-    assert message_of(tmp_path / "no.pth", others) == f"{tmp_path / 'no.pth'}: there is no such file"
-    assert message_of(tmp_path, others) == f"{tmp_path}: there is no such file"
-    path = tmp_path / "weights.npz"
-    path.write_bytes(b"")
-    assert message_of(path, others) == f"{path}: a weights file ends in .safetensors, .pth or .pt"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not a file of weights",
-        struct.pack("<Q", 10**6) + b"{}",
-        b'\x5e\x00\x00\x00\x00\x00\x00\x00{"conv1.weight":{"dtype":"F32",',
-    ],
-    ids=["empty", "text", "short", "half a header"],
-)
-def test_corrupt_safetensors(tmp_path, others, content):
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(content)
-    assert message_of(path, others).startswith(f"{path}: not a readable .safetensors file (")
-
-
-def test_truncated_safetensors(write, state_dict, others):
-    path = write(state_dict)
-    path.write_bytes(path.read_bytes()[:-100])
-    assert message_of(path, others).startswith(f"{path}: not a readable .safetensors file (")
-
-
-class Code:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (self.marker,)
-
-
-@pytest.mark.parametrize("by", ["pickle", "torch"])
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, others, by):
-    torch = pytest.importorskip("torch")
-    path, marker = tmp_path / "weights.pth", tmp_path / "ran"
-    content = {"conv1.weight": Code(marker)}
-    if by == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    assert message_of(path, others).startswith(f"{path}: not a file of weights that is safe to read (")
-    assert not marker.exists()
-    # The file is as dangerous as it looks.
-    torch.load(path, weights_only=False) if by == "torch" else pickle.loads(path.read_bytes())
-    assert marker.exists()
-
-
-def test_pickles_that_hold_no_state_dict(tmp_path, others):
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "weights.pth"
-    for content in ([torch.ones(2)], {"epoch": 3}, torch.ones(2), {"state_dict": [1]}, {"state_dict": None}):
-        torch.save(content, path)
-        assert message_of(path, others) == f"{path}: holds no state dict (a dictionary of tensors)"
-    path.write_bytes(b"")
-    assert message_of(path, others).startswith(f"{path}: not a file of weights that is safe to read (")
-
-
-def test_without_pytorch(tmp_path, write, state_dict, others, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    path = tmp_path / "weights.pth"
-    path.write_bytes(b"anything")
-    message = message_of(path, others)
-    assert message.startswith(f"{path}: reading it needs PyTorch (pip install torch)")
-    load(write(state_dict), others)  # .safetensors does not need it
+    words = "matches no name of the model or of"
+    for pattern in ("layer9.*", "pretrained.layer4.*"):  # the file's names are bare
+        message = message_of(path, others, ("layer4.*", pattern))
+        assert message == f"config.model.pretrained_missing: {pattern!r} {words} {path}"
 
 
 @pytest.mark.skipif(not PARTIAL.is_file(), reason="the partial ImageNet weights are not here")

@@ -1,0 +1,117 @@
+"""How far two sides' numbers lie apart, and which of it float32 explains."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from dpanet_jax.compare.sides import Measured
+
+# Largest relative difference in float64. What is not a bug is below it by orders of magnitude.
+BARS = {
+    "stages": 1e-9,
+    "logits": 1e-9,
+    "loss": 1e-9,
+    "gradients": 1e-8,
+    "batch_stats": 1e-9,
+    "losses": 1e-7,
+    "parameters": 1e-7,
+}
+# In float32, and a part of the logits' range, whatever the rounding.
+LOGITS_BAR_FLOAT32 = 1e-4
+# How many times PyTorch's own rounding (its float32 from its float64) Flax's may be. Where both are below
+# the floor, a few units in the last place, their ratio is chance.
+ROUNDING_RATIO = 10.0
+ROUNDING_FLOOR = 1e-6
+# Some gradients are 0 but for rounding (of a bias before a batch norm, say): a tensor whose values are
+# all smaller than this part of its group's largest is measured against that.
+SCALE_FLOOR = 1e-6
+
+
+@dataclass
+class Difference:
+    """Of one array in one precision, largest over its elements; relative to the largest magnitude in it.
+
+    `flax_rounding` and `torch_rounding` are the side's own distance from its float64 values, relative to
+    the same, where the precision is float32 and float64 was measured too.
+    """
+
+    absolute: float
+    relative: float
+    flax_rounding: float | None = None
+    torch_rounding: float | None = None
+
+
+@dataclass
+class Number:
+    """One array compared: its group in `Measured`, its name, and a Difference by precision."""
+
+    group: str
+    name: str
+    shape: tuple[int, ...]
+    by_precision: dict[str, Difference]
+
+    def verdict(self, precision: str) -> bool | None:
+        """Whether it is as it must be; None where there is nothing to judge it by."""
+        difference = self.by_precision[precision]
+        if precision == "float64":
+            return difference.relative <= BARS[self.group]
+        if self.group == "logits" and not difference.relative <= LOGITS_BAR_FLOAT32:
+            return False
+        if difference.torch_rounding is None:
+            return True if self.group == "logits" else None
+        allowed = max(ROUNDING_RATIO * difference.torch_rounding, ROUNDING_FLOOR)
+        return (
+            difference.flax_rounding <= allowed and difference.relative <= allowed + difference.torch_rounding
+        )
+
+
+def compare(measured: dict[str, tuple[Measured, Measured]]) -> list[Number]:
+    """The Numbers of {"float64" or "float32": (Flax's, PyTorch's)}, in the order of the network.
+
+    Raises ValueError where the sides do not have the same names and shapes.
+    """
+    numbers = []
+    for group in (field.name for field in fields(Measured)):
+        sides = {p: [getattr(side, group) for side in pair] for p, pair in measured.items()}
+        reference = next(iter(sides.values()))[1]
+        for precision, (ours, theirs) in sides.items():
+            shapes = [{name: x.shape for name, x in side.items()} for side in (ours, theirs)]
+            if shapes[0] != shapes[1]:
+                odd = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[:4]
+                raise ValueError(f"{group} in {precision}: only one of the two sides has {odd}")
+        floor = SCALE_FLOOR * max((_largest(x) for x in reference.values()), default=0.0)
+        for name, array in reference.items():
+            scale = max(_largest(array), floor)
+            by_precision = {
+                precision: _difference(
+                    [side[name] for side in sides[precision]],
+                    [side[name] for side in sides["float64"]] if "float64" in sides else None,
+                    scale,
+                )
+                for precision in sides
+            }
+            numbers.append(Number(group, name, array.shape, by_precision))
+    return numbers
+
+
+def _difference(pair, exact, scale) -> Difference:
+    absolute = _largest(_minus(*pair))
+    relative = _ratio(absolute, scale)
+    if exact is None or exact[0] is pair[0]:
+        return Difference(absolute, relative)
+    roundings = (_ratio(_largest(_minus(x, y)), scale) for x, y in zip(pair, exact, strict=True))
+    return Difference(absolute, relative, *roundings)
+
+
+def _minus(one, other) -> np.ndarray:
+    return np.asarray(one, np.float64) - np.asarray(other, np.float64)
+
+
+def _largest(x) -> float:
+    return float(np.max(np.abs(x))) if np.size(x) else 0.0
+
+
+def _ratio(absolute: float, scale: float) -> float:
+    if absolute == 0:
+        return 0.0
+    return absolute / scale if scale else float("inf")

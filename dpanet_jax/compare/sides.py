@@ -1,0 +1,243 @@
+"""The two sides of a comparison: the same measurements of the Flax network and of its PyTorch twin.
+
+A measurement goes by PyTorch's names and layouts (NCHW images, OIHW kernels), as NumPy arrays in the
+precision that it was computed in. Each side normalises the same uint8 batches with its own code.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from dpanet_jax import models
+from dpanet_jax.evaluation.inference import Predictor
+from dpanet_jax.interop import torch as torch_weights
+from dpanet_jax.interop import twin as twin_lib
+from dpanet_jax.models.normalize import MEAN, STD, normalize
+from dpanet_jax.training.optimizer import poly_schedule, sgd
+from dpanet_jax.training.state import TrainState
+from dpanet_jax.training.step import make_train_step
+
+STAGES = ("c1", "c2", "c3", "c4")
+
+
+@dataclass
+class Recipe:
+    """What both sides do: plain values from a config."""
+
+    num_classes: int
+    options: dict  # of models.build, without dtype
+    loss_weights: dict
+    lr: float
+    total_steps: int
+    power: float
+    warmup_steps: int
+    momentum: float
+    weight_decay: float
+    head_lr_multiplier: float
+
+
+@dataclass
+class Measured:
+    """Arrays by name: of the forward pass in evaluation mode, of the first step, and after the last."""
+
+    stages: dict = field(default_factory=dict)
+    logits: dict = field(default_factory=dict)
+    loss: dict = field(default_factory=dict)
+    gradients: dict = field(default_factory=dict)
+    batch_stats: dict = field(default_factory=dict)
+    losses: dict = field(default_factory=dict)
+    parameters: dict = field(default_factory=dict)
+
+
+def nchw(x) -> np.ndarray:
+    """(B, H, W, C) → (B, C, H, W)."""
+    return np.moveaxis(np.asarray(x), -1, 1)
+
+
+def keep_gradients() -> optax.GradientTransformation:
+    """Passes the gradients on, and keeps them: they are the state."""
+    return optax.GradientTransformation(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        update=lambda gradients, state, params=None: (gradients, gradients),
+    )
+
+
+def measure_flax(recipe: Recipe, variables: dict, batches: list[dict], dtype: str) -> Measured:
+    """The Flax side, by the train step that training runs; float64 needs JAX's x64 to be on."""
+    model = models.build(recipe.num_classes, **recipe.options, dtype=dtype, param_dtype=dtype)
+    variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
+    measured = Measured()
+
+    @jax.jit
+    def forward(variables, batch):
+        images = normalize(batch["image"], batch["extent"], model.dtype)
+        return model.apply(variables, images, train=False, with_stages=True)
+
+    outputs = forward(variables, batches[0])
+    measured.stages = {name: nchw(outputs[name]) for name in STAGES}
+    measured.logits = {"logits": nchw(outputs["logits"])}
+
+    schedule = poly_schedule(recipe.lr, recipe.total_steps, recipe.power, recipe.warmup_steps)
+    descent = sgd(
+        schedule,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        head_lr_multiplier=recipe.head_lr_multiplier,
+    )
+    optimizer = optax.chain(keep_gradients(), descent)
+    step = jax.jit(make_train_step(model, optimizer, schedule, recipe.loss_weights))
+    state = TrainState.create(variables, optimizer)
+    for number, batch in enumerate(batches, start=1):
+        state, metrics = step(state, batch)
+        loss = np.asarray(metrics["loss"])
+        measured.losses[f"step {number}"] = loss
+        if number == 1:
+            measured.loss = {"loss": loss} | {
+                name: np.asarray(value) for name, value in metrics.items() if name.startswith("loss/")
+            }
+            named = torch_weights.to_state_dict(
+                {"params": jax.device_get(state.opt_state[0]), "batch_stats": state.batch_stats}
+            )
+            measured.gradients = {name: x for name, x in named.items() if not _is_statistic(name)}
+            measured.batch_stats = {name: x for name, x in named.items() if _is_statistic(name)}
+    named = torch_weights.to_state_dict(jax.device_get(state.variables))
+    measured.parameters = {name: x for name, x in named.items() if not _is_statistic(name)}
+    return measured
+
+
+def measure_torch(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -> Measured:
+    """The PyTorch side, on the CPU."""
+    twin = make_twin(recipe, state_dict, dtype)
+    measured = Measured()
+    with torch.no_grad():
+        stages = twin.eval().stages(_torch_images(batches[0], dtype))
+        measured.logits = {"logits": twin.outputs(stages)["logits"].numpy()}
+        measured.stages = {name: stages[name].numpy() for name in STAGES}
+    twin.train()
+    optimizer = twin_lib.sgd(twin, recipe.lr, recipe.momentum, recipe.weight_decay, recipe.head_lr_multiplier)
+    for number, batch in enumerate(batches, start=1):
+        twin_lib.set_lr(
+            optimizer,
+            twin_lib.poly_lr(recipe.lr, number - 1, recipe.total_steps, recipe.power, recipe.warmup_steps),
+        )
+        optimizer.zero_grad()
+        labels = torch.from_numpy(batch["label"].astype(np.int64))
+        loss, terms = twin.loss(twin(_torch_images(batch, dtype)), labels, recipe.loss_weights)
+        loss.backward()
+        measured.losses[f"step {number}"] = loss.detach().numpy().copy()
+        if number == 1:
+            measured.loss = {"loss": measured.losses["step 1"]} | {
+                f"loss/{term}": value.detach().numpy().copy() for term, value in terms.items()
+            }
+            measured.gradients = {
+                name: parameter.grad.numpy().copy() for name, parameter in twin.named_parameters()
+            }
+            measured.batch_stats = {
+                name: value.numpy().copy() for name, value in twin.state_dict().items() if _is_statistic(name)
+            }
+        optimizer.step()
+    measured.parameters = {
+        name: parameter.detach().numpy().copy() for name, parameter in twin.named_parameters()
+    }
+    return measured
+
+
+def make_twin(recipe: Recipe, state_dict: dict | None, dtype: str) -> torch.nn.Module:
+    """The twin with the weights of `state_dict` (whole network, strict), or with its own random ones."""
+    twin = twin_lib.build(recipe.num_classes, **recipe.options)
+    twin = twin.to(getattr(torch, dtype))
+    if state_dict is not None:
+        twin.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state_dict.items()}, strict=True)
+    return twin
+
+
+def random_weights(recipe: Recipe, batch: dict, seed: int) -> dict[str, np.ndarray]:
+    """A state dict of random weights with which every part of the network counts.
+
+    PyTorch's own start, but batch norms' weights are in [0.5, 1.5] and their biases in ±0.2; λ and μ, which
+    start at 0 and would hide the two modules, and the non-local block's last convolution are moved off it;
+    and the running statistics are those of a batch, so that activations keep their size through 100 layers.
+    """
+    torch.manual_seed(seed)
+    twin = make_twin(recipe, None, "float64").train()
+    norms = [m for m in twin.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.2, 0.2)
+            norm.momentum = 1.0
+        for parameter in twin.parameters():
+            if not parameter.any():  # λ, μ, and biases that start at 0
+                parameter.uniform_(0.1, 0.3)
+        twin(_torch_images(batch, "float64"))
+    return {
+        name: value.numpy().astype(np.float32)
+        for name, value in twin.state_dict().items()
+        if "num_batches" not in name
+    }
+
+
+def laid_over(held: dict[str, np.ndarray], state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A whole network's state dict with the values that a file holds, by PyTorch's names alone.
+
+    A backbone's bare names get their prefix; what the network does not have, or has in another shape, is
+    left out, as is a DANet's position attention.
+    """
+    prefix = "" if any(name.startswith("pretrained.") for name in held) else "pretrained."
+    taken = {
+        prefix + name: value.astype(np.float32)
+        for name, value in held.items()
+        if prefix + name in state_dict and value.shape == state_dict[prefix + name].shape
+    }
+    query = held.get("head.sa.query_conv.weight")
+    if query is not None and query.shape[0] != query.shape[1]:
+        taken = {name: value for name, value in taken.items() if not name.startswith("head.sa.")}
+    return {**state_dict, **taken}
+
+
+class TwinPredictor:
+    """`predict_batch` of the Predictor, by the twin in float32."""
+
+    def __init__(self, recipe: Recipe, state_dict: dict, base_size: int = 0):
+        self._twin = make_twin(recipe, state_dict, "float32").eval()
+        self._base_size = base_size
+
+    def predict_batch(self, images: np.ndarray, variables=None) -> np.ndarray:
+        """uint8 (B, H, W, 3) → uint8 (B, H, W) class ids."""
+        pixels = torch.from_numpy(nchw(images).astype(np.float32))
+        height, width = size = pixels.shape[2:]
+        if self._base_size and self._base_size != max(size):
+            factor = self._base_size / max(size)
+            smaller = [max(1, round(length * factor)) for length in (height, width)]
+            pixels = torch.nn.functional.interpolate(
+                pixels, smaller, mode="bilinear", align_corners=False, antialias=True
+            )
+        return self._twin.predict(_normalized(pixels), size).numpy().astype(np.uint8)
+
+
+def flax_predictor(recipe: Recipe, variables: dict, classes, base_size: int = 0) -> Predictor:
+    """Evaluation's own, in float32."""
+    model = models.build(recipe.num_classes, **recipe.options)
+    variables = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
+    return Predictor(model, classes, base_size=base_size, variables=variables)
+
+
+def _torch_images(batch: dict, dtype: str) -> torch.Tensor:
+    """Normalised images (B, 3, H, W); what is padding (beyond "extent") is 0."""
+    images = _normalized(torch.from_numpy(nchw(batch["image"]).astype(dtype)))
+    for image, (height, width) in zip(images, batch["extent"], strict=True):
+        image[:, height:], image[:, :, width:] = 0, 0
+    return images
+
+
+def _normalized(pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(x, dtype=pixels.dtype).view(3, 1, 1) for x in (MEAN, STD))
+    return (pixels / 255 - mean) / std
+
+
+def _is_statistic(name: str) -> bool:
+    return name.endswith(("running_mean", "running_var"))

@@ -1,0 +1,156 @@
+"""Files of weights: read from the disk or from the Hugging Face Hub, and written."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+HUB = "hf://"
+DEFAULT_FILE = "model.safetensors"
+# PyTorch-Encoding and DANet save theirs as .pth.tar, which is no archive; .bin is the Hub's.
+_PICKLES = (".pth", ".pt", ".pth.tar", ".bin")
+
+
+class WeightsError(ValueError):
+    """Weights cannot be had, or do not fit the model; the message says which and why, on one line."""
+
+
+def read_state_dict(path) -> dict[str, np.ndarray]:
+    """{name: array} of a weights file; half precision becomes float32. WeightsError where it is not one.
+
+    `path` is what `resolve` takes: a .safetensors file, or one of PyTorch's (.pth, .pt, .pth.tar, .bin),
+    which needs PyTorch and is read with weights_only=True. A training checkpoint's weights are those under
+    `state_dict`.
+    """
+    path = resolve(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    check_suffix(path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def write_state_dict(state_dict: dict[str, np.ndarray], path) -> None:
+    """Writes a .safetensors file, whole or not at all; one that is there is replaced.
+
+    Raises WeightsError where `check_output` does.
+    """
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    check_output(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # The format's writer takes an array's memory as it lies, in whatever order.
+        arrays = {name: np.ascontiguousarray(value) for name, value in state_dict.items()}
+        save_file(arrays, unfinished, metadata={"format": "pt"})
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_output(path) -> None:
+    """Raises WeightsError where a state dict cannot be written to `path`: its suffix, or no such folder."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: weights are written to a file that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise WeightsError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder")
+
+
+def check_suffix(path) -> None:
+    """Raises WeightsError for a file that is of no known kind by its name."""
+    if not str(path).endswith((".safetensors", *_PICKLES)):
+        raise WeightsError(f"{path}: a weights file ends in .safetensors, {', '.join(_PICKLES)}")
+
+
+def resolve(path) -> Path:
+    """A local path as it is; hf://OWNER/NAME[@REVISION][/FILE] → the file in the Hub's cache.
+
+    FILE is model.safetensors where none is given, and may be in a folder. The file is downloaded where the
+    cache has no newer one, which HF_HOME places; without a network the cached one serves. Raises
+    WeightsError where huggingface_hub is not installed, and for an address that is malformed, leads
+    nowhere, or cannot be reached.
+    """
+    if not str(path).startswith(HUB):
+        return Path(path)
+    owner, name, revision, file = parse_address(path)
+    check_suffix(f"{HUB}{owner}/{name}/{file}")
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError as error:
+        raise WeightsError(f"{path}: needs huggingface_hub: pip install 'dpanet_jax[hf]'") from error
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", file, revision=revision))
+    except errors.LocalEntryNotFoundError as error:
+        reason = _words(error.__cause__ or error)
+        raise WeightsError(
+            f"{path}: is not in the cache, and the Hub cannot be reached ({reason})"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise WeightsError(f"{path}: the repository {owner}/{name} has no file {file}") from error
+    except errors.RevisionNotFoundError as error:
+        raise WeightsError(f"{path}: the repository {owner}/{name} has no revision {revision}") from error
+    except errors.GatedRepoError as error:
+        raise WeightsError(
+            f"{path}: the repository's owner grants access on request: ask there, then log in with `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise WeightsError(f"{path}: there is no repository {owner}/{name}, or it is private") from error
+    except errors.HFValidationError as error:
+        raise WeightsError(f"{path}: {owner}/{name} is no name of a repository") from error
+    except Exception as error:  # of whatever kind its HTTP client raises
+        raise WeightsError(f"{path}: cannot be downloaded ({_words(error)})") from error
+
+
+def parse_address(address: str) -> tuple[str, str, str | None, str]:
+    """hf://OWNER/NAME[@REVISION][/FILE] → (owner, name, revision or None, file). WeightsError otherwise."""
+    owner, _, rest = address.removeprefix(HUB).partition("/")
+    name, slash, file = rest.partition("/")
+    name, at, revision = name.partition("@")
+    parts = [owner, name, *(file.split("/") if slash else ()), *([revision] if at else ())]
+    if any(part in ("", ".", "..") for part in parts):
+        raise WeightsError(f"{address}: an address on the Hub is hf://OWNER/NAME or hf://OWNER/NAME/FILE")
+    return owner, name, revision or None, file or DEFAULT_FILE
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    import ml_dtypes
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError, KeyError, AttributeError) as error:  # the last two: an odd dtype
+        raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from error
+    halves = (np.float16, ml_dtypes.bfloat16)
+    return {name: a.astype(np.float32) if a.dtype in halves else a for name, a in arrays.items()}
+
+
+def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: reading it needs PyTorch (pip install torch), or a .safetensors file instead"
+        ) from error
+    # PyTorch-Encoding's checkpoints hold their best score beside the weights, as a NumPy number.
+    scalar = np.float64(0).__reduce__()[0]
+    numbers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals([*numbers, np.dtype, type(np.dtype(np.float64))]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of whatever kind the unpickler trips over
+        raise WeightsError(f"{path}: not a file of weights that is safe to read ({_words(error)})") from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
+        raise WeightsError(f"{path}: holds no state dict (a dictionary of tensors)")
+    return {
+        name: (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy(force=True)
+        for name, value in content.items()
+    }
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
