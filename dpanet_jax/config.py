@@ -60,8 +60,10 @@ def default_config() -> ConfigDict:
     # corners' centres, as PyTorch-Encoding's published checkpoints were trained.
     config.model.align_corners = False
     config.model.remat = False  # recompute activations in the backward pass: less memory, more time
-    config.model.pretrained = ""  # weights of the backbone, with torchvision's parameter names
-    config.model.pretrained_missing = ()  # patterns of the names that the file may lack
+    # Weights to start from, of the backbone or of the whole network, by PyTorch's names: a file, or
+    # hf://OWNER/NAME[/FILE].
+    config.model.pretrained = ""
+    config.model.pretrained_missing = ()  # patterns of names in which the file and the model may differ
 
     config.loss = ConfigDict()  # weight of each head's cross entropy; 0 switches it off
     config.loss.fused = 1.0
@@ -188,7 +190,7 @@ def _check_sizes(given: dict) -> None:
     if not any(given[f"loss.{term}"] for term in ("fused", "spatial", "channel", "auxiliary")):
         raise ConfigError("config.loss: every weight is 0, so nothing would be learned")
     pretrained = given["model.pretrained"]
-    if pretrained and not os.path.isfile(pretrained):
+    if pretrained and not pretrained.startswith("hf://") and not os.path.isfile(pretrained):
         raise ConfigError(f"config.model.pretrained={pretrained}: there is no such file")
 
 

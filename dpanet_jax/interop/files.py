@@ -94,7 +94,7 @@ def resolve(path) -> Path:
         raise WeightsError(f"{path}: the repository {owner}/{name} has no revision {revision}") from error
     except errors.GatedRepoError as error:
         raise WeightsError(
-            f"{path}: the repository's owner grants access on request: ask there, then log in with `hf auth login`"
+            f"{path}: {owner} grants access on request: ask on the repository's page, then `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise WeightsError(f"{path}: there is no repository {owner}/{name}, or it is private") from error

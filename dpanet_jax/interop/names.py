@@ -1,4 +1,4 @@
-"""PyTorch's names of every parameter and statistic: one table a family, from a Flax module to its PyTorch one.
+"""PyTorch's names of all parameters and statistics: a table for each family, from Flax modules to PyTorch's.
 
 A Flax module is written as its path below the backbone, the block or the head that the table is of. The
 names are those of torchvision (ResNet), of PyTorch-Encoding (deep stem, ResNeSt, FCN head, and the whole

@@ -106,6 +106,8 @@ def _check(num_classes, values) -> None:
     for name, (value, least) in counts.items():
         if not _is_count(value, least):
             raise ValueError(f"{name}={value!r}: must be a whole number, {least} or more")
+    if values["backbone"].startswith("resnest") and values["width"] % 2:
+        raise ValueError(f"width={values['width']}: must be even for a ResNeSt, whose splits halve it")
     for name in ("auxiliary", "remat", "align_corners"):
         if not isinstance(values[name], bool):
             raise ValueError(f"{name}={values[name]!r}: must be True or False")

@@ -16,6 +16,7 @@ class Threshold:
     """Stands in for a Segmenter: logits of a pixel from its own colour, at the image's resolution."""
 
     dtype = jnp.float32
+    align_corners = False
 
     def apply(self, variables, images, train):
         assert train is False
@@ -97,3 +98,23 @@ def test_base_size_resizes_before_the_network_as_pillow_does():
 def test_what_is_no_image(image):
     with pytest.raises(ValueError, match=r"must be uint8 \(height, width, 3\), RGB; got"):
         check_image(image)
+
+
+@pytest.mark.parametrize(("align_corners", "dark"), [(False, 2), (True, 4)])
+def test_logits_are_brought_back_as_the_model_says(align_corners, dark):
+    """Three columns of logits over eight pixels: by the corners' centres the middle one reaches further."""
+
+    class Columns:
+        dtype = jnp.float32
+
+        def apply(self, variables, images, train):
+            logits = jnp.asarray([[-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+            return {"logits": jnp.broadcast_to(logits[None, None], (1, 1, 3, 2))}
+
+    Columns.align_corners = align_corners
+    predictor = Predictor(Columns(), CLASSES, variables={})
+    predictions = predictor.predict(np.zeros((2, 8, 3), np.uint8))
+    position = np.arange(8) * 2 / 7 if align_corners else np.clip((np.arange(8) + 0.5) * 3 / 8 - 0.5, 0, 2)
+    by_hand = np.interp(position, [0, 1, 2], [-1, 1, -1]) < 0
+    np.testing.assert_array_equal(predictions, np.tile(by_hand, (2, 1)))
+    assert (predictions == 0).sum() == 2 * dark

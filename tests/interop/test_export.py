@@ -34,9 +34,7 @@ def workdir(request, tmp_path_factory):
     manager = checkpoint.Checkpoints(workdir)
     for step, score in ((1, 0.9), (2, 0.1)):
         rng = np.random.default_rng(step)
-        variables = jax.tree.map(lambda leaf, rng=rng: rng.random(leaf.shape, np.float32), shapes)
-        # Orbax saves no plain number.
-        variables = jax.tree.map(np.asarray, variables)
+        variables = jax.tree.map(lambda leaf, rng=rng: np.asarray(rng.random(leaf.shape), np.float32), shapes)
         state = TrainState(np.int32(step), variables["params"], variables["batch_stats"], {"m": np.zeros(2)})
         manager.save(state, about, score)
     manager.close()

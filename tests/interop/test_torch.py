@@ -1,4 +1,4 @@
-"""Weights in and out: exact round trips, published checkpoints, and an error for everything that does not fit."""
+"""Weights in and out: exact round trips, published checkpoints, an error for all that does not fit."""
 
 from pathlib import Path
 

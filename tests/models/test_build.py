@@ -29,6 +29,9 @@ DTYPE = "choose one of float32, bfloat16, float64"
             "backbone='resnet19': choose one of resnet18, resnet34, resnet50, resnet101, resnet152, "
             "resnest50, resnest101",
         ),
+        ({"backbone": "resnest50", "width": 7}, "width=7: must be even for a ResNeSt, whose splits halve it"),
+        ({"bn_variance": "sample"}, "bn_variance='sample': choose one of unbiased, biased"),
+        ({"align_corners": 1}, "align_corners=1: must be True or False"),
         ({"stem": 3}, "stem=3: choose one of plain, deep"),
         ({"output_stride": 4}, "output_stride=4: choose one of 8, 16, 32"),
         ({"output_stride": "8"}, "output_stride='8': choose one of 8, 16, 32"),

@@ -76,15 +76,16 @@ def test_loss_is_float32_for_bfloat16_logits(labels):
     assert cross_entropy_sum(logits, labels).dtype == jnp.float32
 
 
-def test_same_as_torch(labels):
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_same_as_torch(labels, align_corners):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     logits = np.random.default_rng(3).normal(size=(2, 3, 4, 5))
     with jax.enable_x64(True):
-        ours, gradient = jax.value_and_grad(lambda x: cross_entropy_sum(x, labels) / count_valid(labels))(
-            jnp.asarray(logits)
-        )
+        ours, gradient = jax.value_and_grad(
+            lambda x: cross_entropy_sum(x, labels, align_corners) / count_valid(labels)
+        )(jnp.asarray(logits))
     theirs_in = torch.tensor(logits.transpose(0, 3, 1, 2), requires_grad=True)
-    resized = torch.nn.functional.interpolate(theirs_in, (6, 7), mode="bilinear", align_corners=False)
+    resized = torch.nn.functional.interpolate(theirs_in, (6, 7), mode="bilinear", align_corners=align_corners)
     theirs = torch.nn.functional.cross_entropy(
         resized, torch.tensor(labels.astype(np.int64)), ignore_index=255
     )

@@ -110,17 +110,17 @@ def test_stages_are_those_of_another_resnet(torch_resnet, name, options):
     reference = torch_resnet(name, **options)
     network = ResNet(name, width=4, **options).eval()
     network.load_state_dict(reference.state_dict(), strict=True)
-    images = torch.randn(1, 3, 41, 66)
+    images = torch.randn(1, 3, 25, 42)
     with torch.no_grad():
         found, expected = network(images), reference(images)
     for stage in ("c1", "c2", "c3", "c4"):
         torch.testing.assert_close(found[stage], expected[stage])
 
 
-@pytest.mark.parametrize("output_stride, sizes", [(8, (9, 9, 9)), (16, (9, 5, 5)), (32, (9, 5, 3))])
+@pytest.mark.parametrize("output_stride, sizes", [(8, (5, 5, 5)), (16, (5, 3, 3)), (32, (5, 3, 2))])
 def test_resnest_keeps_its_size_where_it_is_dilated(output_stride, sizes):
     network = ResNet("resnest50", width=4, output_stride=output_stride).eval()
-    stages = network(torch.zeros(1, 3, 65, 47))
+    stages = network(torch.zeros(1, 3, 33, 23))
     assert tuple(stages[name].shape[2] for name in ("c2", "c3", "c4")) == sizes
     dilations = {8: (1, 2, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}[output_stride]
     blocks = (network.layer3[0], network.layer3[1], network.layer4[0], network.layer4[1])

@@ -1,0 +1,160 @@
+"""The comparison end to end on `streets`, small: parity itself, and that it notices what is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+from safetensors.numpy import load_file, save_file  # noqa: E402
+
+from dpanet_jax import __main__ as command_line  # noqa: E402
+from dpanet_jax.compare import run, sides  # noqa: E402
+from dpanet_jax.config import ConfigError  # noqa: E402
+from dpanet_jax.interop.files import WeightsError  # noqa: E402
+
+
+@pytest.fixture
+def small_config(tiny_config):
+    """A function: options of the model → a config whose crops are smaller still, and no stride divides."""
+
+    def make(**options):
+        config = tiny_config()
+        config.data.crop_size = (41, 51)
+        config.training.batch_size = 2
+        config.model.width = 4
+        config.model.output_stride = 8
+        config.training.steps = 20
+        config.model.update(options)
+        return config
+
+    return make
+
+
+def in_float64(config, output, weights="random", steps=3):
+    return run.run(config, weights, output, steps=steps, precisions=("float64",), max_images=-1)
+
+
+# Between them every family of backbone and every option of the head.
+NETWORKS = {
+    "resnet101": {"backbone": "resnet101", "align_corners": True},
+    "resnest101": {"backbone": "resnest101", "multi_grid": (4, 8, 16)},
+    "resnest50 at 16": {"backbone": "resnest50", "output_stride": 16, "name": "fcn", "auxiliary": False},
+    "deep": {"stem": "deep", "name": "fcn", "align_corners": True},
+    "qkv": {"qkv": "conv", "pool": "max", "affinity": "square", "fusion": "sum", "pool_sizes": "odd"},
+    "nonlocal": {"spatial": "nonlocal", "channel": "none", "reduce_channels": 0},
+    "c4": {"spatial": "none", "reduce_channels": 0, "pool_sizes": "even", "fusion": "sum"},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_its_twin_in_float64(small_config, tmp_path, name):
+    content = in_float64(small_config(**NETWORKS[name]), tmp_path)
+    assert content["passed"] and len(content["numbers"]) > 100
+    groups = {number["group"] for number in content["numbers"]}
+    assert groups == {"stages", "logits", "loss", "gradients", "batch_stats", "losses", "parameters"}
+    # Every part has a gradient, λ and μ included: nothing passes by being switched off.
+    largest = {n["name"]: n["float64"]["absolute"] for n in content["numbers"] if n["group"] == "gradients"}
+    assert all(np.isfinite(value) for value in largest.values())
+
+
+def test_the_verb_writes_the_report_in_both_precisions(streets_dir, tmp_path, capsys):
+    config = tmp_path / "small.py"
+    config.write_text(
+        "from dpanet_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        f"    config.data.data_dir = {str(streets_dir)!r}\n"
+        "    config.data.crop_size, config.data.base_size = (41, 51), 128\n"
+        "    config.model.backbone, config.model.width, config.model.reduce_channels = 'resnet18', 4, 8\n"
+        "    config.training.batch_size = 2\n"
+        "    return config\n"
+    )
+    arguments = [f"--config={config}", "--torch=random", f"--output={tmp_path / 'report'}", "--steps=2"]
+    assert command_line.main(["compare", *arguments, "--images=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "gradients of 85 parameters, worst" in shown and "within its bar" in shown and "off" not in shown
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert content["passed"] and content["mean_iou"]["images"] == 3
+    assert content["mean_iou"]["difference"] <= 0.01 and content["mean_iou"]["pixels"] > 0
+    gradient = next(n for n in content["numbers"] if n["name"] == "pretrained.conv1.weight")
+    assert gradient["shape"] == [4, 3, 7, 7]
+    assert gradient["float64"]["relative"] < 1e-9 < gradient["float32"]["relative"]
+    assert {"flax_rounding", "torch_rounding"} <= gradient["float32"].keys()
+    assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_sides_read_a_file_of_the_whole_network(small_config, tmp_path):
+    config = small_config()
+    twin = sides.twin_lib.build(19, **{k: config.model[k] for k in ("backbone", "width", "reduce_channels")})
+    state_dict = {name: value.numpy() for name, value in twin.state_dict().items() if value.dim()}
+    state_dict["head.sa.gamma"], state_dict["head.sc.gamma"] = np.full(1, 0.5, "f4"), np.full(1, -0.25, "f4")
+    save_file(state_dict, tmp_path / "whole.safetensors")
+    content = in_float64(config, tmp_path / "report", str(tmp_path / "whole.safetensors"), steps=1)
+    assert content["passed"]
+
+    # A slip in the table of names, two modules of one shape exchanged, is seen: the twin has its own names.
+    swapped = dict(state_dict)
+    for leaf in ("weight", "bias"):
+        one, other = f"head.conv6.1.{leaf}", f"head.conv7.1.{leaf}"
+        swapped[one], swapped[other] = state_dict[other], state_dict[one]
+    held = sides.laid_over(swapped, state_dict)
+    assert not np.array_equal(held["head.conv6.1.weight"], state_dict["head.conv6.1.weight"])
+
+
+def test_a_backbone_s_file_leaves_the_heads_random_and_the_same(small_config, tmp_path):
+    config = small_config()
+    twin = sides.twin_lib.build(19, backbone="resnet18", width=4)
+    state_dict = {k: v.numpy() for k, v in twin.pretrained.state_dict().items() if v.dim()}
+    save_file(state_dict, tmp_path / "backbone.safetensors")
+    assert "conv1.weight" in load_file(tmp_path / "backbone.safetensors")
+    assert in_float64(config, tmp_path / "report", str(tmp_path / "backbone.safetensors"), steps=1)["passed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"momentum": 0.8}, "parameters pretrained"),
+        ({"power": 0.8}, "losses step"),
+        ({"loss_weights": {"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.5}}, "loss loss"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_difference_is_an_error_that_names_it(small_config, tmp_path, monkeypatch, change, words):
+    """The PyTorch side does something else."""
+    theirs = sides.measure_torch
+
+    def other(recipe, *rest):
+        return theirs(sides.Recipe(**{**vars(recipe), **change}), *rest)
+
+    monkeypatch.setattr(sides, "measure_torch", other)
+    with pytest.raises(run.NotTheSame, match=f"numbers are off: .*{words}"):
+        in_float64(small_config(), tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["passed"] is False
+    # What comes before the change is as it should be.
+    assert all(n["float64"]["passed"] for n in content["numbers"] if n["group"] in ("stages", "logits"))
+
+
+def test_the_biased_variance_is_not_pytorchs(small_config, tmp_path):
+    with pytest.raises(run.NotTheSame, match="batch_stats .*running_var"):
+        in_float64(small_config(bn_variance="biased"), tmp_path, steps=1)
+    content = json.loads((tmp_path / "report.json").read_text())
+    off = [n["name"] for n in content["numbers"] if n["float64"]["passed"] is False]
+    assert off and all(name.endswith("running_var") for name in off)
+
+
+def test_bad_requests_come_before_any_work(small_config, tmp_path):
+    config = small_config(backbone="resnest50")
+    config.training.batch_size = 1
+    with pytest.raises(ConfigError, match="batch_size=1: a ResNeSt's batch norm"):
+        in_float64(config, tmp_path / "report")
+    with pytest.raises(ConfigError, match="--steps=0: must be 1 or more"):
+        in_float64(small_config(), tmp_path / "report", steps=0)
+    with pytest.raises(ConfigError, match="--precision=float16: choose float64, float32 or both"):
+        run.run(small_config(), "random", tmp_path / "report", precisions=("float16",))
+    with pytest.raises(WeightsError, match="there is no such file"):
+        in_float64(small_config(), tmp_path / "report", "absent.safetensors")
+    assert not (tmp_path / "report").exists()
