@@ -1,14 +1,19 @@
-"""Writes tests/golden/torch.npz, what PyTorch gives for pooling and resizing: python scripts/make_golden.py
+"""Writes what PyTorch gives, for tests that run where it is not installed: python scripts/make_golden.py
 
-Needs PyTorch, which the tests that read the file do not. Arrays are NHWC; the inputs are in the file.
+tests/golden/torch.npz: pooling and resizing; arrays are NHWC, the inputs are in the file.
+tests/golden/networks.json: two numbers of every stage, gradient, statistic and trained parameter of the
+networks in tests/golden/networks.py, computed by their PyTorch twins in float64.
 """
 
+import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 POOLED = ((12, 20), (13, 9), (5, 3))
 POOL_SIZES = (1, 4, 7, 10, 13)
 RESIZED = {(5, 7): ((9, 13), (3, 4), (1, 1), (5, 2)), (1, 1): ((4, 3),), (4, 1): ((8, 1), (2, 9))}
@@ -23,6 +28,30 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
 
 
 def main() -> None:
+    GOLDEN.mkdir(exist_ok=True)
+    write_layers()
+    write_networks()
+
+
+def write_networks() -> None:
+    from dpanet_jax.compare import torch_side
+
+    spec = importlib.util.spec_from_file_location("networks", GOLDEN / "networks.py")
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    content = {}
+    for name in networks.NETWORKS:
+        recipe = networks.recipe(name)
+        held = torch_side.make_twin(recipe, None, "float64").state_dict()
+        shapes = {key: tuple(x.shape) for key, x in held.items() if "num_batches" not in key}
+        measured = torch_side.measure(recipe, networks.weights(shapes), networks.batches(), "float64")
+        content[name] = {"shapes": shapes, **networks.summary(measured)}
+    path = GOLDEN / "networks.json"
+    path.write_text(json.dumps({"torch": torch.__version__, "networks": content}) + "\n")
+    print(f"{path}: {len(content)} networks of PyTorch {torch.__version__}, {path.stat().st_size} bytes")
+
+
+def write_layers() -> None:
     rng = np.random.default_rng(0)
     arrays = {}
     for height, width in POOLED:
@@ -48,8 +77,7 @@ def main() -> None:
         name = f"maxpool_{height}x{width}"
         arrays |= {name: x, f"{name}_value": nhwc(y), f"{name}_cotangent": cotangent}
         arrays[f"{name}_gradient"] = nhwc(image.grad)
-    path = Path(__file__).parents[1] / "tests" / "golden" / "torch.npz"
-    path.parent.mkdir(exist_ok=True)
+    path = GOLDEN / "torch.npz"
     np.savez_compressed(path, **arrays)
     print(f"{path}: {len(arrays)} arrays of PyTorch {torch.__version__}, {path.stat().st_size} bytes")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from dpanet_jax.compare.sides import Measured
+from dpanet_jax.compare.measured import Measured
 
 # Largest relative difference in float64. What is not a bug is below it by orders of magnitude.
 BARS = {

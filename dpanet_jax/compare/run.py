@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from dpanet_jax import config as config_lib
 from dpanet_jax import models
-from dpanet_jax.compare import report, sides
+from dpanet_jax.compare import flax_side, report, torch_side
 from dpanet_jax.compare.differences import compare
+from dpanet_jax.compare.measured import Recipe
 from dpanet_jax.data import pipeline
 from dpanet_jax.evaluation import inference
 from dpanet_jax.interop import torch as torch_weights
@@ -58,9 +59,9 @@ def run(
     for precision in precisions:
         with jax.enable_x64(precision == "float64"):
             _say(f"{precision}: the Flax side, {steps} steps")
-            ours = sides.measure_flax(recipe, variables, batches, precision)
+            ours = flax_side.measure(recipe, variables, batches, precision)
         _say(f"{precision}: the PyTorch side, {steps} steps")
-        measured[precision] = (ours, sides.measure_torch(recipe, state_dict, batches, precision))
+        measured[precision] = (ours, torch_side.measure(recipe, state_dict, batches, precision))
     numbers = compare(measured)
     figures = _mean_ious(config, recipe, variables, state_dict, split, max_images)
     about = {
@@ -103,11 +104,11 @@ def _checked(config: ConfigDict, steps: int, precisions) -> ConfigDict:
     return config
 
 
-def _recipe(config: ConfigDict, train_split) -> sides.Recipe:
+def _recipe(config: ConfigDict, train_split) -> Recipe:
     training, optimizer = config.training, config.optimizer
     options = config_lib.model_options(config)
     del options["dtype"]
-    return sides.Recipe(
+    return Recipe(
         num_classes=len(train_split.classes.names),
         options=options,
         loss_weights=dict(config.loss),
@@ -139,7 +140,7 @@ def _batches(config: ConfigDict, train_split, steps: int) -> list[dict]:
     return [next(batches) for _ in range(steps)]
 
 
-def _weights(config: ConfigDict, recipe: sides.Recipe, weights: str, batch: dict) -> tuple[dict, dict]:
+def _weights(config: ConfigDict, recipe: Recipe, weights: str, batch: dict) -> tuple[dict, dict]:
     """The same weights for both sides: Flax variables, and the whole network's state dict.
 
     Each side takes a file's values by itself, so that a mistake in the table of names shows; what the file
@@ -153,11 +154,11 @@ def _weights(config: ConfigDict, recipe: sides.Recipe, weights: str, batch: dict
     if weights != "random":
         held = torch_weights.read(weights)
         torch_weights.fit(held, like, missing, weights)  # An error of the file comes before any work.
-    state_dict = sides.random_weights(recipe, batch, config.seed)
+    state_dict = torch_side.random_weights(recipe, batch, config.seed)
     variables = torch_weights.fit(state_dict, like)
     if held:
         variables = torch_weights.fit(held, variables, missing, weights)
-        state_dict = sides.laid_over(held, state_dict)
+        state_dict = torch_side.laid_over(held, state_dict)
     return variables, state_dict
 
 
@@ -167,8 +168,8 @@ def _mean_ious(config, recipe, variables, state_dict, split, max_images: int) ->
     split = split if max_images == 0 else _First(split, max_images)
     base_size = config.evaluation.base_size
     predictors = {
-        "flax": sides.flax_predictor(recipe, variables, split.classes, base_size),
-        "torch": sides.TwinPredictor(recipe, state_dict, base_size),
+        "flax": flax_side.predictor(recipe, variables, split.classes, base_size),
+        "torch": torch_side.TwinPredictor(recipe, state_dict, base_size),
     }
     matrices = {}
     for side, predictor in predictors.items():

@@ -1,12 +1,10 @@
-"""Differences and verdicts, on numbers made for it. Nothing of PyTorch runs, but the room imports it."""
+"""Differences and verdicts, on numbers made for it."""
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed")
-
-from dpanet_jax.compare.differences import BARS, compare  # noqa: E402
-from dpanet_jax.compare.sides import Measured  # noqa: E402
+from dpanet_jax.compare.differences import BARS, compare
+from dpanet_jax.compare.measured import Measured
 
 
 def only(numbers):

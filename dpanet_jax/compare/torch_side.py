@@ -1,120 +1,21 @@
-"""The two sides of a comparison: the same measurements of the Flax network and of its PyTorch twin.
+"""The PyTorch side of a comparison: the twin, fed and trained by PyTorch's own code."""
 
-A measurement goes by PyTorch's names and layouts (NCHW images, OIHW kernels), as NumPy arrays in the
-precision that it was computed in. Each side normalises the same uint8 batches with its own code.
-"""
-
-from dataclasses import dataclass, field
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 
-from dpanet_jax import models
-from dpanet_jax.evaluation.inference import Predictor
-from dpanet_jax.interop import torch as torch_weights
+from dpanet_jax.compare.measured import STAGES, Measured, Recipe, is_statistic, nchw
 from dpanet_jax.interop import twin as twin_lib
-from dpanet_jax.models.normalize import MEAN, STD, normalize
-from dpanet_jax.training.optimizer import poly_schedule, sgd
-from dpanet_jax.training.state import TrainState
-from dpanet_jax.training.step import make_train_step
 
-STAGES = ("c1", "c2", "c3", "c4")
+# ImageNet's, RGB in [0, 1].
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass
-class Recipe:
-    """What both sides do: plain values from a config."""
-
-    num_classes: int
-    options: dict  # of models.build, without dtype
-    loss_weights: dict
-    lr: float
-    total_steps: int
-    power: float
-    warmup_steps: int
-    momentum: float
-    weight_decay: float
-    head_lr_multiplier: float
-
-
-@dataclass
-class Measured:
-    """Arrays by name: of the forward pass in evaluation mode, of the first step, and after the last."""
-
-    stages: dict = field(default_factory=dict)
-    logits: dict = field(default_factory=dict)
-    loss: dict = field(default_factory=dict)
-    gradients: dict = field(default_factory=dict)
-    batch_stats: dict = field(default_factory=dict)
-    losses: dict = field(default_factory=dict)
-    parameters: dict = field(default_factory=dict)
-
-
-def nchw(x) -> np.ndarray:
-    """(B, H, W, C) → (B, C, H, W)."""
-    return np.moveaxis(np.asarray(x), -1, 1)
-
-
-def keep_gradients() -> optax.GradientTransformation:
-    """Passes the gradients on, and keeps them: they are the state."""
-    return optax.GradientTransformation(
-        init=lambda params: jax.tree.map(jnp.zeros_like, params),
-        update=lambda gradients, state, params=None: (gradients, gradients),
-    )
-
-
-def measure_flax(recipe: Recipe, variables: dict, batches: list[dict], dtype: str) -> Measured:
-    """The Flax side, by the train step that training runs; float64 needs JAX's x64 to be on."""
-    model = models.build(recipe.num_classes, **recipe.options, dtype=dtype, param_dtype=dtype)
-    variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
-    measured = Measured()
-
-    @jax.jit
-    def forward(variables, batch):
-        images = normalize(batch["image"], batch["extent"], model.dtype)
-        return model.apply(variables, images, train=False, with_stages=True)
-
-    outputs = forward(variables, batches[0])
-    measured.stages = {name: nchw(outputs[name]) for name in STAGES}
-    measured.logits = {"logits": nchw(outputs["logits"])}
-
-    schedule = poly_schedule(recipe.lr, recipe.total_steps, recipe.power, recipe.warmup_steps)
-    descent = sgd(
-        schedule,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        head_lr_multiplier=recipe.head_lr_multiplier,
-    )
-    optimizer = optax.chain(keep_gradients(), descent)
-    step = jax.jit(make_train_step(model, optimizer, schedule, recipe.loss_weights))
-    state = TrainState.create(variables, optimizer)
-    for number, batch in enumerate(batches, start=1):
-        state, metrics = step(state, batch)
-        loss = np.asarray(metrics["loss"])
-        measured.losses[f"step {number}"] = loss
-        if number == 1:
-            measured.loss = {"loss": loss} | {
-                name: np.asarray(value) for name, value in metrics.items() if name.startswith("loss/")
-            }
-            named = torch_weights.to_state_dict(
-                {"params": jax.device_get(state.opt_state[0]), "batch_stats": state.batch_stats}
-            )
-            measured.gradients = {name: x for name, x in named.items() if not _is_statistic(name)}
-            measured.batch_stats = {name: x for name, x in named.items() if _is_statistic(name)}
-    named = torch_weights.to_state_dict(jax.device_get(state.variables))
-    measured.parameters = {name: x for name, x in named.items() if not _is_statistic(name)}
-    return measured
-
-
-def measure_torch(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -> Measured:
-    """The PyTorch side, on the CPU."""
+def measure(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -> Measured:
+    """Everything, on the CPU; `state_dict` is of the whole network."""
     twin = make_twin(recipe, state_dict, dtype)
     measured = Measured()
     with torch.no_grad():
-        stages = twin.eval().stages(_torch_images(batches[0], dtype))
+        stages = twin.eval().stages(_images(batches[0], dtype))
         measured.logits = {"logits": twin.outputs(stages)["logits"].numpy()}
         measured.stages = {name: stages[name].numpy() for name in STAGES}
     twin.train()
@@ -126,7 +27,7 @@ def measure_torch(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: 
         )
         optimizer.zero_grad()
         labels = torch.from_numpy(batch["label"].astype(np.int64))
-        loss, terms = twin.loss(twin(_torch_images(batch, dtype)), labels, recipe.loss_weights)
+        loss, terms = twin.loss(twin(_images(batch, dtype)), labels, recipe.loss_weights)
         loss.backward()
         measured.losses[f"step {number}"] = loss.detach().numpy().copy()
         if number == 1:
@@ -137,7 +38,7 @@ def measure_torch(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: 
                 name: parameter.grad.numpy().copy() for name, parameter in twin.named_parameters()
             }
             measured.batch_stats = {
-                name: value.numpy().copy() for name, value in twin.state_dict().items() if _is_statistic(name)
+                name: value.numpy().copy() for name, value in twin.state_dict().items() if is_statistic(name)
             }
         optimizer.step()
     measured.parameters = {
@@ -173,7 +74,7 @@ def random_weights(recipe: Recipe, batch: dict, seed: int) -> dict[str, np.ndarr
         for parameter in twin.parameters():
             if not parameter.any():  # λ, μ, and biases that start at 0
                 parameter.uniform_(0.1, 0.3)
-        twin(_torch_images(batch, "float64"))
+        twin(_images(batch, "float64"))
     return {
         name: value.numpy().astype(np.float32)
         for name, value in twin.state_dict().items()
@@ -219,14 +120,7 @@ class TwinPredictor:
         return self._twin.predict(_normalized(pixels), size).numpy().astype(np.uint8)
 
 
-def flax_predictor(recipe: Recipe, variables: dict, classes, base_size: int = 0) -> Predictor:
-    """Evaluation's own, in float32."""
-    model = models.build(recipe.num_classes, **recipe.options)
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
-    return Predictor(model, classes, base_size=base_size, variables=variables)
-
-
-def _torch_images(batch: dict, dtype: str) -> torch.Tensor:
+def _images(batch: dict, dtype: str) -> torch.Tensor:
     """Normalised images (B, 3, H, W); what is padding (beyond "extent") is 0."""
     images = _normalized(torch.from_numpy(nchw(batch["image"]).astype(dtype)))
     for image, (height, width) in zip(images, batch["extent"], strict=True):
@@ -235,9 +129,5 @@ def _torch_images(batch: dict, dtype: str) -> torch.Tensor:
 
 
 def _normalized(pixels: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(x, dtype=pixels.dtype).view(3, 1, 1) for x in (MEAN, STD))
+    mean, std = (torch.tensor(x, dtype=pixels.dtype).view(3, 1, 1) for x in (_MEAN, _STD))
     return (pixels / 255 - mean) / std
-
-
-def _is_statistic(name: str) -> bool:
-    return name.endswith(("running_mean", "running_var"))
