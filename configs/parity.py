@@ -1,0 +1,24 @@
+"""What docs/pytorch.md compares with PyTorch: small crops of CamVid at half resolution, a few steps.
+
+python -m dpanet_jax prepare --dataset=camvid --source=DIR
+python -m dpanet_jax compare --config=configs/parity.py --torch=random --split=test \
+    --config.model.backbone=resnet101
+
+Hardware: two CPU cores, 10 GB; 5 to 20 minutes a network. Expected result: docs/pytorch.md.
+"""
+
+from dpanet_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.dataset = "camvid"
+    config.data.crop_size = (65, 97)
+    config.data.base_size = 240
+    config.evaluation.base_size = 240
+
+    # A ResNeSt's batch norm over one value an image is ill-conditioned with fewer.
+    config.training.batch_size = 8
+    # The schedule's length, so that it decays within the ten steps that are compared.
+    config.training.steps = 20
+    return config
