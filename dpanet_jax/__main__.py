@@ -258,11 +258,11 @@ def compare(argv: list[str]) -> None:
             raise UsageError(f"compare needs {module}: pip install 'dpanet_jax[torch]'")
     from dpanet_jax.compare import run
 
-    name = next(Path(word.removeprefix("--config=")).stem for word in argv if word.startswith("--config="))
+    files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
     run.run(
         values.config,
         values.torch,
-        values.output or Path("runs") / "compare" / name,
+        values.output or Path("runs", "compare", *(Path(file).stem for file in files[-1:])),
         split=values.split or "",
         steps=values.steps,
         precisions=run.PRECISIONS if values.precision == "both" else (values.precision,),

@@ -16,7 +16,7 @@ BARS = {
     "losses": 1e-7,
     "parameters": 1e-7,
 }
-# In float32, and a part of the logits' range, whatever the rounding.
+# As a part of their range, whatever the rounding.
 LOGITS_BAR_FLOAT32 = 1e-4
 # How many times PyTorch's own rounding (its float32 from its float64) Flax's may be. Where both are below
 # the floor, a few units in the last place, their ratio is chance.
@@ -30,6 +30,8 @@ SCALE_FLOOR = 1e-6
 @dataclass
 class Difference:
     """Of one array in one precision, largest over its elements; relative to the largest magnitude in it.
+
+    Of logits, which a constant may be added to, relative to their range.
 
     `flax_rounding` and `torch_rounding` are the side's own distance from its float64 values, relative to
     the same, where the precision is float32 and float64 was measured too.
@@ -81,7 +83,7 @@ def compare(measured: dict[str, tuple[Measured, Measured]]) -> list[Number]:
                 raise ValueError(f"{group} in {precision}: only one of the two sides has {odd}")
         floor = SCALE_FLOOR * max((_largest(x) for x in reference.values()), default=0.0)
         for name, array in reference.items():
-            scale = max(_largest(array), floor)
+            scale = max(float(np.ptp(array)) if group == "logits" else _largest(array), floor)
             by_precision = {
                 precision: _difference(
                     [side[name] for side in sides[precision]],

@@ -48,7 +48,9 @@ def run(
     DataError's family and WeightsError before any work, and NotTheSame, when the report is written, where a
     number is off.
     """
-    config = _checked(config, steps, precisions)
+    config, output = _checked(config, steps, precisions), Path(output)
+    if output.exists() and not output.is_dir():
+        raise config_lib.ConfigError(f"{output} is a file: --output must be a folder")
     data = config.data
     train_split = pipeline.open_split(data.dataset, data.train_split, data.data_dir or None)
     split = pipeline.open_split(data.dataset, split or data.val_split, data.data_dir or None)
@@ -73,7 +75,6 @@ def run(
         "config": config_lib.to_dict(config),
     }
     content = report.content(numbers, figures, about)
-    output = Path(output)
     report.write(content, numbers, output)
     report.show(content, numbers)
     print(f"written to {output / 'report.json'} and {output / 'report.png'}")

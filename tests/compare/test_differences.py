@@ -34,7 +34,7 @@ def test_difference_is_the_largest_and_relative_to_the_largest_magnitude():
 @pytest.mark.parametrize("group", BARS)
 @pytest.mark.parametrize(("factor", "verdict"), [(0.5, True), (2, False), (np.nan, False)])
 def test_float64_is_judged_by_its_bar(group, factor, verdict):
-    theirs = np.array([1.0, -1.0])
+    theirs = np.array([1.0, 0.0])
     number = only(in_float64(group, {"x": theirs + factor * BARS[group]}, {"x": theirs}))
     assert number.verdict("float64") is verdict
 
@@ -52,10 +52,12 @@ def test_what_is_0_but_for_rounding_is_measured_against_its_group():
 
 
 def in_both(exact, ours, theirs, group="parameters"):
-    """The float32 verdict where both sides agree in float64 on `exact`."""
-    pair = measured(group, {"x": np.float64(exact)}, {"x": np.float64(exact)})
-    both = {"float64": pair, "float32": measured(group, {"x": np.float32(ours)}, {"x": np.float32(theirs)})}
-    return only(compare(both))
+    """The float32 verdict where both sides agree in float64 on `exact`; a second element is 0 everywhere."""
+
+    def pair(dtype, *values):
+        return measured(group, *({"x": np.array([value, 0], dtype)} for value in values))
+
+    return only(compare({"float64": pair("f8", exact, exact), "float32": pair("f4", ours, theirs)}))
 
 
 @pytest.mark.parametrize(
@@ -82,9 +84,15 @@ def test_float32_logits_have_a_bar_whatever_the_rounding():
     assert in_both(1.0, 1.0 + 4e-5, 1.0 - 4e-5, "logits").verdict("float32") is True
 
 
+def test_logits_are_measured_against_their_range():
+    theirs = np.array([1000.0, 1002.0])
+    number = only(in_float64("logits", {"x": theirs + [0, 1e-6]}, {"x": theirs}))
+    assert number.by_precision["float64"].relative == pytest.approx(5e-7)
+
+
 def test_float32_alone_judges_the_logits_only():
     def verdict(group, difference):
-        pair = measured(group, {"x": np.float32(1 + difference)}, {"x": np.float32(1)})
+        pair = measured(group, *({"x": np.array([1 + d, 0], "f4")} for d in (difference, 0)))
         return only(compare({"float32": pair})).verdict("float32")
 
     assert verdict("logits", 5e-5) is True

@@ -66,7 +66,9 @@ def test_every_network_is_its_twin_in_float64(small_config, tmp_path, name):
     assert all(np.isfinite(value) for value in largest.values())
 
 
-def test_the_verb_writes_the_report_in_both_precisions(streets_dir, tmp_path, capsys):
+@pytest.fixture
+def arguments(streets_dir, tmp_path):
+    """Of the verb: a config file, random weights, and a folder for the report."""
     config = tmp_path / "small.py"
     config.write_text(
         "from dpanet_jax.config import default_config\n"
@@ -78,8 +80,11 @@ def test_the_verb_writes_the_report_in_both_precisions(streets_dir, tmp_path, ca
         "    config.training.batch_size = 2\n"
         "    return config\n"
     )
-    arguments = [f"--config={config}", "--torch=random", f"--output={tmp_path / 'report'}", "--steps=2"]
-    assert command_line.main(["compare", *arguments, "--images=3"]) == 0
+    return ["compare", f"--config={config}", "--torch=random", f"--output={tmp_path / 'report'}"]
+
+
+def test_the_verb_writes_the_report_in_both_precisions(arguments, tmp_path, capsys):
+    assert command_line.main([*arguments, "--steps=2", "--images=3"]) == 0
     shown = capsys.readouterr().out
     assert "gradients of 85 parameters, worst" in shown and "within its bar" in shown and "off" not in shown
     content = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -147,12 +152,16 @@ def test_a_difference_is_an_error_that_names_it(small_config, tmp_path, monkeypa
     assert all(n["float64"]["passed"] for n in content["numbers"] if n["group"] in ("stages", "logits"))
 
 
-def test_the_biased_variance_is_not_pytorchs(small_config, tmp_path):
-    with pytest.raises(run.NotTheSame, match="batch_stats .*running_var"):
-        in_float64(small_config(bn_variance="biased"), tmp_path, steps=1)
-    content = json.loads((tmp_path / "report.json").read_text())
-    off = [n["name"] for n in content["numbers"] if n["float64"]["passed"] is False]
-    assert off and all(name.endswith("running_var") for name in off)
+def test_the_verb_exits_with_1_where_a_number_is_off(arguments, tmp_path, capsys):
+    """Flax's running variance is not PyTorch's."""
+    biased = ["--config.model.bn_variance=biased", "--steps=1", "--images=-1", "--precision=float64"]
+    assert command_line.main([*arguments, *biased]) == 1
+    said = capsys.readouterr()
+    assert "25 numbers are off: batch_stats pretrained.bn1.running_var (float64)" in said.err
+    assert "batch statistics after step 1 (50), worst" in said.out and "NOT the same" in said.out
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    off = {n["name"] for n in content["numbers"] if n["float64"]["passed"] is False}
+    assert len(off) == 25 and all(name.endswith("running_var") for name in off)
 
 
 def test_bad_requests_come_before_any_work(small_config, tmp_path):
@@ -167,3 +176,6 @@ def test_bad_requests_come_before_any_work(small_config, tmp_path):
     with pytest.raises(WeightsError, match="there is no such file"):
         in_float64(small_config(), tmp_path / "report", "absent.safetensors")
     assert not (tmp_path / "report").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is a file: --output must be a folder"):
+        in_float64(small_config(), tmp_path / "file")
