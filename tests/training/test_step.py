@@ -130,7 +130,7 @@ class Frozen:
     """A model whose batch norm uses the running statistics in training too."""
 
     def __init__(self, model):
-        self.model, self.dtype = model, model.dtype
+        self.model, self.dtype, self.align_corners = model, model.dtype, model.align_corners
 
     def apply(self, variables, images, train, mutable, rngs):
         outputs = self.model.apply(variables, images, train=False)
