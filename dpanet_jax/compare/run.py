@@ -55,6 +55,8 @@ def run(
     train_split = pipeline.open_split(data.dataset, data.train_split, data.data_dir or None)
     split = pipeline.open_split(data.dataset, split or data.val_split, data.data_dir or None)
     recipe = _recipe(config, train_split)
+    if steps > recipe.total_steps:
+        raise config_lib.ConfigError(f"--steps={steps}: the config's training has {recipe.total_steps} only")
     batches = _batches(config, train_split, steps)
     variables, state_dict = _weights(config, recipe, weights, batches[0])
     measured = {}

@@ -29,6 +29,10 @@ def measure(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -
         labels = torch.from_numpy(batch["label"].astype(np.int64))
         loss, terms = twin.loss(twin(_images(batch, dtype)), labels, recipe.loss_weights)
         loss.backward()
+        for parameter in twin.parameters():
+            # Of a head whose loss has weight 0. PyTorch's SGD would pass it over, weight decay and all.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         measured.losses[f"step {number}"] = loss.detach().numpy().copy()
         if number == 1:
             measured.loss = {"loss": measured.losses["step 1"]} | {

@@ -152,6 +152,16 @@ def test_a_difference_is_an_error_that_names_it(small_config, tmp_path, monkeypa
     assert all(n["float64"]["passed"] for n in content["numbers"] if n["group"] in ("stages", "logits"))
 
 
+def test_a_head_without_loss_only_decays(small_config, tmp_path):
+    config = small_config()
+    config.loss.spatial = config.loss.auxiliary = 0.0
+    content = in_float64(config, tmp_path, steps=2)
+    assert content["passed"]
+    assert {n["name"] for n in content["numbers"] if n["group"] == "loss"} == {
+        "loss", "loss/fused", "loss/channel",
+    }  # fmt: skip
+
+
 def test_the_verb_exits_with_1_where_a_number_is_off(arguments, tmp_path, capsys):
     """Flax's running variance is not PyTorch's."""
     biased = ["--config.model.bn_variance=biased", "--steps=1", "--images=-1", "--precision=float64"]
@@ -171,6 +181,8 @@ def test_bad_requests_come_before_any_work(small_config, tmp_path):
         in_float64(config, tmp_path / "report")
     with pytest.raises(ConfigError, match="--steps=0: must be 1 or more"):
         in_float64(small_config(), tmp_path / "report", steps=0)
+    with pytest.raises(ConfigError, match="--steps=21: the config's training has 20 only"):
+        in_float64(small_config(), tmp_path / "report", steps=21)
     with pytest.raises(ConfigError, match="--precision=float16: choose float64"):
         run.run(small_config(), "random", tmp_path / "report", precisions=("float16",))
     with pytest.raises(WeightsError, match="there is no such file"):
