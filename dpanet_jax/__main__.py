@@ -255,7 +255,7 @@ def compare(argv: list[str]) -> None:
     config_lib.check(values.config)
     for module in ("torch", "matplotlib"):
         if importlib.util.find_spec(module) is None:
-            raise UsageError(f"compare needs {module}: pip install 'dpanet_jax[torch]'")
+            raise UsageError(f"compare needs {module}: pip install {module}")
     from dpanet_jax.compare import run
 
     files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]

@@ -18,8 +18,9 @@ BARS = {
 }
 # As a part of their range, whatever the rounding.
 LOGITS_BAR_FLOAT32 = 1e-4
-# How many times PyTorch's own rounding (its float32 from its float64) Flax's may be. Where both are below
-# the floor, a few units in the last place, their ratio is chance.
+# How many times PyTorch's own rounding (its float32 from its float64) Flax's may be; PyTorch's is that of the
+# array or the median of its group's, whichever is larger: a single number is now and then right by chance.
+# Where both are below the floor, a few units in the last place, their ratio is chance too.
 ROUNDING_RATIO = 10.0
 ROUNDING_FLOOR = 1e-6
 # Some gradients are 0 but for rounding (of a bias before a batch norm, say): a tensor whose values are
@@ -34,13 +35,15 @@ class Difference:
     Of logits, which a constant may be added to, relative to their range.
 
     `flax_rounding` and `torch_rounding` are the side's own distance from its float64 values, relative to
-    the same, where the precision is float32 and float64 was measured too.
+    the same, where the precision is float32 and float64 was measured too; `usual_rounding` is the median
+    of PyTorch's over the group.
     """
 
     absolute: float
     relative: float
     flax_rounding: float | None = None
     torch_rounding: float | None = None
+    usual_rounding: float | None = None
 
 
 @dataclass
@@ -93,7 +96,14 @@ def compare(measured: dict[str, tuple[Measured, Measured]]) -> list[Number]:
                 for precision in sides
             }
             numbers.append(Number(group, name, array.shape, by_precision))
+        _add_usual_rounding([number for number in numbers if number.group == group])
     return numbers
+
+
+def _add_usual_rounding(members: list[Number]) -> None:
+    rounded = [d for number in members for d in number.by_precision.values() if d.torch_rounding is not None]
+    for difference in rounded:
+        difference.usual_rounding = float(np.median([d.torch_rounding for d in rounded]))
 
 
 def _difference(pair, exact, scale) -> Difference:

@@ -66,6 +66,8 @@ def random_weights(recipe: Recipe, batch: dict, seed: int) -> dict[str, np.ndarr
     PyTorch's own start, but batch norms' weights are in [0.5, 1.5] and their biases in ±0.2; λ and μ, which
     start at 0 and would hide the two modules, and the non-local block's last convolution are moved off it;
     and the running statistics are those of a batch, so that activations keep their size through 100 layers.
+    The last batch norm of each residual block has a fifth of that weight: at its start, a deep network whose
+    branches are as strong as its shortcuts multiplies any rounding, and trained networks are not so.
     """
     torch.manual_seed(seed)
     twin = make_twin(recipe, None, "float64").train()
@@ -78,12 +80,19 @@ def random_weights(recipe: Recipe, batch: dict, seed: int) -> dict[str, np.ndarr
         for parameter in twin.parameters():
             if not parameter.any():  # λ, μ, and biases that start at 0
                 parameter.uniform_(0.1, 0.3)
+        for block in (block for stage in _layers(twin) for block in stage):
+            last = block.bn3 if hasattr(block, "bn3") else block.bn2
+            last.weight *= 0.2
         twin(_images(batch, "float64"))
     return {
         name: value.numpy().astype(np.float32)
         for name, value in twin.state_dict().items()
         if "num_batches" not in name
     }
+
+
+def _layers(twin: torch.nn.Module) -> list[torch.nn.Module]:
+    return [getattr(twin.pretrained, f"layer{i}") for i in (1, 2, 3, 4)]
 
 
 def laid_over(held: dict[str, np.ndarray], state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

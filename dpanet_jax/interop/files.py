@@ -80,7 +80,7 @@ def resolve(path) -> Path:
     try:
         from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
-        raise WeightsError(f"{path}: needs huggingface_hub: pip install 'dpanet_jax[hf]'") from error
+        raise WeightsError(f"{path}: needs huggingface_hub: pip install huggingface_hub") from error
     try:
         return Path(hf_hub_download(f"{owner}/{name}", file, revision=revision))
     except errors.LocalEntryNotFoundError as error:

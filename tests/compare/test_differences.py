@@ -78,6 +78,17 @@ def test_float32_is_judged_by_the_roundings_of_both_sides(ours, theirs, verdict)
     assert difference.torch_rounding == pytest.approx(abs(np.float32(theirs) - 1.0))
 
 
+def test_a_number_that_pytorch_has_right_by_chance_is_held_to_the_group_s_rounding():
+    exact = {name: np.array([1.0, 0.0]) for name in "abcd"}
+    theirs = {name: np.array([1 + e, 0], "f4") for name, e in zip("abcd", (1e-3, 2e-3, 3e-3, 0), strict=True)}
+    ours = {name: np.array([1 + e, 0], "f4") for name, e in zip("abcd", (1e-3, 5e-3, 0.5, 2e-3), strict=True)}
+    both = {
+        "float64": measured("gradients", exact, exact),
+        "float32": measured("gradients", ours, theirs),
+    }
+    assert [number.verdict("float32") for number in compare(both)] == [True, True, False, True]
+
+
 def test_float32_logits_have_a_bar_whatever_the_rounding():
     assert in_both(1.0, 1.0 + 8e-5, 1.0, "logits").verdict("float32") is False  # PyTorch's is 0
     assert in_both(1.0, 1.0 + 3e-4, 1.0 - 3e-4, "logits").verdict("float32") is False

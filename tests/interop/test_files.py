@@ -233,7 +233,7 @@ def test_addresses():
 def test_the_hub_is_not_asked_for_other_files(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert message_of("hf://a/b/config.json").startswith("hf://a/b/config.json: a weights file ends in")
-    assert message_of("hf://a/b") == "hf://a/b: needs huggingface_hub: pip install 'dpanet_jax[hf]'"
+    assert message_of("hf://a/b") == "hf://a/b: needs huggingface_hub: pip install huggingface_hub"
     assert resolve("local/file.pth") == Path("local/file.pth")
 
 
