@@ -17,7 +17,7 @@ def get_config():
     config.data.base_size = 240
     config.evaluation.base_size = 240
 
-    # Training from random weights is chaotic at higher rates: ten steps make 0.001 of float64's 1e-16.
+    # Ten steps from random weights multiply a rounding, at 0.003 by 10^7 in a ResNet-50.
     config.optimizer.lr = 0.001
     # A ResNeSt needs 8: its batch norm over one value an image is ill-conditioned with fewer.
     config.training.batch_size = 4
