@@ -70,6 +70,7 @@ def default_config() -> ConfigDict:
     config.loss.spatial = 1.0
     config.loss.channel = 1.0
     config.loss.auxiliary = 0.4
+    config.loss.class_weights = ()  # one for each class, as torch's cross entropy weighs; (): all alike
 
     config.optimizer = ConfigDict()
     config.optimizer.lr = 0.003
@@ -189,9 +190,24 @@ def _check_sizes(given: dict) -> None:
         raise ConfigError("config.training.epochs and .steps are both 0: set one of them")
     if not any(given[f"loss.{term}"] for term in ("fused", "spatial", "channel", "auxiliary")):
         raise ConfigError("config.loss: every weight is 0, so nothing would be learned")
+    class_weights = given["loss.class_weights"]
+    if not all(isinstance(w, int | float) and w >= 0 for w in class_weights):
+        raise ConfigError(f"config.loss.class_weights={class_weights!r}: must be numbers, 0 or more")
+    if class_weights and not any(class_weights):
+        raise ConfigError("config.loss.class_weights: every weight is 0, so nothing would be learned")
     pretrained = given["model.pretrained"]
     if pretrained and not pretrained.startswith("hf://") and not os.path.isfile(pretrained):
         raise ConfigError(f"config.model.pretrained={pretrained}: there is no such file")
+
+
+def check_class_weights(config: ConfigDict, names) -> None:
+    """Raises ConfigError where the loss's class weights are not one for each of the data set's classes."""
+    weights = tuple(config.loss.class_weights)
+    if weights and len(weights) != len(names):
+        raise ConfigError(
+            f"config.loss.class_weights has {len(weights)} values; {config.data.dataset} has {len(names)} "
+            f"classes: {', '.join(names)}"
+        )
 
 
 def model_options(config: ConfigDict) -> dict:

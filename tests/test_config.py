@@ -48,6 +48,12 @@ def test_round_trip_through_json_types():
         ("data.scale_range", (2.0, 1.0), "config.data.scale_range"),
         ("training.accumulate_steps", 3, "accumulate_steps=3 does not divide"),
         ("model.pretrained", "no/such.safetensors", "no/such.safetensors: there is no such file"),
+        (
+            "loss.class_weights",
+            (1.0, -1.0),
+            "config.loss.class_weights=(1.0, -1.0): must be numbers, 0 or more",
+        ),
+        ("loss.class_weights", (0.0, 0), "config.loss.class_weights: every weight is 0"),
         ("evaluation.protocol", "guess", "config.evaluation.protocol='guess'"),
     ],
 )
@@ -83,3 +89,11 @@ def test_differences_leave_out_what_may_change():
     assert config_lib.differences(old, new) == []
     new["optimizer"]["lr"] = 1.0
     assert config_lib.differences(old, new) == ["optimizer.lr: 0.003, now 1.0"]
+
+
+def test_class_weights_are_one_for_each_class():
+    config = config_lib.default_config()
+    config.loss.class_weights = (1.0, 2.0)
+    config_lib.check_class_weights(config, ("road", "car"))
+    with pytest.raises(config_lib.ConfigError, match="has 2 values; streets has 3 classes: road, car, sky"):
+        config_lib.check_class_weights(config, ("road", "car", "sky"))

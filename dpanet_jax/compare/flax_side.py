@@ -46,7 +46,10 @@ def measure(recipe: Recipe, variables: dict, batches: list[dict], dtype: str) ->
         head_lr_multiplier=recipe.head_lr_multiplier,
     )
     optimizer = optax.chain(keep_gradients(), descent)
-    step = jax.jit(make_train_step(model, optimizer, schedule, recipe.loss_weights))
+    train_step = make_train_step(
+        model, optimizer, schedule, recipe.loss_weights, class_weights=recipe.class_weights
+    )
+    step = jax.jit(train_step)
     state = TrainState.create(variables, optimizer)
     for number, batch in enumerate(batches, start=1):
         state, metrics = step(state, batch)

@@ -18,6 +18,7 @@ class Recipe:
     num_classes: int
     options: dict  # of `models.build`, without dtype
     loss_weights: dict
+    class_weights: tuple[float, ...]
     lr: float
     total_steps: int
     power: float

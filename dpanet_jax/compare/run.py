@@ -17,6 +17,7 @@ from dpanet_jax.evaluation import inference
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.progress import progress_bar
+from dpanet_jax.training.losses import TERMS
 from dpanet_jax.training.optimizer import scaled_lr, total_steps
 
 
@@ -54,6 +55,7 @@ def run(
     data = config.data
     train_split = pipeline.open_split(data.dataset, data.train_split, data.data_dir or None)
     split = pipeline.open_split(data.dataset, split or data.val_split, data.data_dir or None)
+    config_lib.check_class_weights(config, train_split.classes.names)
     recipe = _recipe(config, train_split)
     if steps > recipe.total_steps:
         raise config_lib.ConfigError(f"--steps={steps}: the config's training has {recipe.total_steps} only")
@@ -114,7 +116,8 @@ def _recipe(config: ConfigDict, train_split) -> Recipe:
     return Recipe(
         num_classes=len(train_split.classes.names),
         options=options,
-        loss_weights=dict(config.loss),
+        loss_weights={term: config.loss[term] for term in TERMS},
+        class_weights=tuple(config.loss.class_weights),
         lr=scaled_lr(optimizer.lr, training.batch_size, optimizer.lr_batch_size),
         total_steps=total_steps(len(train_split), training.batch_size, training.epochs, training.steps),
         power=optimizer.power,

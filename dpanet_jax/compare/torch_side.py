@@ -27,7 +27,9 @@ def measure(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -
         )
         optimizer.zero_grad()
         labels = torch.from_numpy(batch["label"].astype(np.int64))
-        loss, terms = twin.loss(twin(_images(batch, dtype)), labels, recipe.loss_weights)
+        loss, terms = twin.loss(
+            twin(_images(batch, dtype)), labels, recipe.loss_weights, recipe.class_weights
+        )
         loss.backward()
         for parameter in twin.parameters():
             # Of a head whose loss has weight 0. PyTorch's SGD would pass it over, weight decay and all.

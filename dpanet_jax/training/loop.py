@@ -18,8 +18,8 @@ from dpanet_jax.evaluation import figures, inference, report
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.progress import progress_bar
+from dpanet_jax.training import losses, parallel
 from dpanet_jax.training import optimizer as optimizer_lib
-from dpanet_jax.training import parallel
 from dpanet_jax.training.log import RunLog
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step
@@ -95,6 +95,7 @@ class Run:
         )
         self.parallel = parallel.PARALLELISMS[config.parallelism]()
         num_classes = len(self.classes.names)
+        config_lib.check_class_weights(config, self.classes.names)
         model = build_model(config, num_classes, self.parallel.axis_name)
         lr = optimizer_lib.scaled_lr(config.optimizer.lr, training.batch_size, config.optimizer.lr_batch_size)
         schedule = optimizer_lib.poly_schedule(
@@ -111,7 +112,8 @@ class Run:
                 model,
                 self.optimizer,
                 schedule,
-                dict(config.loss),
+                {term: config.loss[term] for term in losses.TERMS},
+                class_weights=tuple(config.loss.class_weights),
                 seed=config.seed,
                 accumulate_steps=training.accumulate_steps,
                 axis_name=self.parallel.axis_name,

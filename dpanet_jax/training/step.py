@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from dpanet_jax.models.normalize import normalize
-from dpanet_jax.training.losses import IGNORE_LABEL, count_valid, multi_loss
+from dpanet_jax.training.losses import IGNORE_LABEL, count_valid, multi_loss, weigh
 from dpanet_jax.training.state import TrainState
 
 
@@ -15,6 +15,7 @@ def make_train_step(
     schedule,
     loss_weights: dict,
     *,
+    class_weights: tuple[float, ...] = (),
     seed: int = 0,
     accumulate_steps: int = 1,
     axis_name: str | None = None,
@@ -26,15 +27,16 @@ def make_train_step(
     with `axis_name`, this device's part of it. `metrics` are scalars of the global batch: "loss", a
     "loss/TERM" for each head, "accuracy" in [0, 1] over valid pixels, "lr", and "grad_norm".
 
-    The loss is a mean over the valid pixels of the global batch, so every part divides by the same
-    count and the parts' gradients add up. With `accumulate_steps` > 1 the batch is computed in that
+    The loss is a mean over the valid pixels of the global batch, weighted by `class_weights` where they are
+    given (see `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
+    With `accumulate_steps` > 1 the batch is computed in that
     many parts; batch norm then sees, and averages over, each part by itself.
     """
 
     def over_devices(tree):
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    def loss_fn(params, batch_stats, part, rng, num_valid):
+    def loss_fn(params, batch_stats, part, rng, total_weight):
         images = normalize(part["image"], part["extent"], model.dtype)
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -43,39 +45,44 @@ def make_train_step(
             mutable=["batch_stats"],
             rngs={"dropout": rng},
         )
-        loss, terms = multi_loss(outputs, part["label"], loss_weights, num_valid, model.align_corners)
+        loss, terms = multi_loss(
+            outputs, part["label"], loss_weights, total_weight, model.align_corners, class_weights
+        )
         return loss, (
             updates["batch_stats"],
             terms,
             count_correct(outputs["logits"], part["label"]),
         )
 
-    def gradients(state, part, rng, num_valid):
+    def gradients(state, part, rng, total_weight):
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (batch_stats, terms, correct)), grads = grad_fn(
-            state.params, state.batch_stats, part, rng, num_valid
+            state.params, state.batch_stats, part, rng, total_weight
         )
         return batch_stats, (grads, loss, terms, correct)
 
-    def accumulated(state, batch, rng, num_valid):
+    def accumulated(state, batch, rng, total_weight):
         parts = jax.tree.map(lambda x: split_parts(x, accumulate_steps), batch)
         rngs = jax.random.split(rng, accumulate_steps)
 
         def one_part(carry, part_and_rng):
             batch_stats, sums = carry
-            batch_stats, results = gradients(state.replace(batch_stats=batch_stats), *part_and_rng, num_valid)
+            batch_stats, results = gradients(
+                state.replace(batch_stats=batch_stats), *part_and_rng, total_weight
+            )
             return (batch_stats, jax.tree.map(jnp.add, sums, results)), None
 
         first = jax.tree.map(lambda x: x[0], (parts, rngs))
-        shapes = jax.eval_shape(gradients, state, *first, num_valid)[1]
+        shapes = jax.eval_shape(gradients, state, *first, total_weight)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(one_part, (state.batch_stats, zeros), (parts, rngs))[0]
 
     def train_step(state: TrainState, batch: dict):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         num_valid = over_devices(count_valid(batch["label"]))
+        total_weight = over_devices(jnp.sum(weigh(batch["label"], class_weights)))
         compute = gradients if accumulate_steps == 1 else accumulated
-        batch_stats, sums = compute(state, batch, rng, num_valid)
+        batch_stats, sums = compute(state, batch, rng, total_weight)
         grads, loss, terms, correct = over_devices(sums)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {

@@ -152,9 +152,10 @@ def test_a_difference_is_an_error_that_names_it(small_config, tmp_path, monkeypa
     assert all(n["float64"]["passed"] for n in content["numbers"] if n["group"] in ("stages", "logits"))
 
 
-def test_a_head_without_loss_only_decays(small_config, tmp_path):
+def test_a_head_without_loss_only_decays_and_classes_may_weigh(small_config, tmp_path):
     config = small_config()
     config.loss.spatial = config.loss.auxiliary = 0.0
+    config.loss.class_weights = tuple(0.25 + i % 4 for i in range(19))
     content = in_float64(config, tmp_path, steps=2)
     assert content["passed"]
     assert {n["name"] for n in content["numbers"] if n["group"] == "loss"} == {

@@ -24,6 +24,7 @@ def recipe(name: str) -> Recipe:
         num_classes=NUM_CLASSES,
         options=NETWORKS[name],
         loss_weights={"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.4},
+        class_weights=(),
         lr=0.005,
         total_steps=20,
         power=0.9,

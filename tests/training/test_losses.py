@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpanet_jax.training.losses import count_valid, cross_entropy_sum, multi_loss
+from dpanet_jax.training.losses import count_valid, cross_entropy_sum, multi_loss, weigh
 
 WEIGHTS = {"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.4}
 
@@ -51,6 +51,39 @@ def test_terms_are_weighted_and_resized(labels):
     assert terms.keys() == expected.keys()
     for term, value in terms.items():
         np.testing.assert_allclose(value, expected[term], rtol=1e-12)
+
+
+CLASS_WEIGHTS = (0.5, 2.0, 0.0, 1.0, 8.0)
+
+
+def test_classes_may_weigh(labels):
+    """The mean is weighted too: Σ w·loss / Σ w, pixel by pixel."""
+    logits = np.random.default_rng(1).normal(size=(2, 6, 7, 5))
+    total = weight = 0.0
+    for index in np.ndindex(labels.shape):
+        if labels[index] != 255:
+            w = CLASS_WEIGHTS[labels[index]]
+            total += w * (np.log(np.sum(np.exp(logits[index]))) - logits[index][labels[index]])
+            weight += w
+    with jax.enable_x64(True):
+        found = jnp.sum(weigh(labels, CLASS_WEIGHTS))
+        loss, _ = multi_loss(
+            {"logits": jnp.asarray(logits)}, labels, WEIGHTS, found, class_weights=CLASS_WEIGHTS
+        )
+    np.testing.assert_allclose(found, weight, rtol=1e-12)
+    np.testing.assert_allclose(loss, total / weight, rtol=1e-12)
+
+
+def test_only_pixels_of_a_class_without_weight_give_zero():
+    labels = np.full((1, 4, 4), 2, np.uint8)
+
+    def loss_of(logits):
+        total = jnp.sum(weigh(labels, CLASS_WEIGHTS))
+        return multi_loss({"logits": logits}, labels, WEIGHTS, total, class_weights=CLASS_WEIGHTS)[0]
+
+    loss, gradient = jax.value_and_grad(loss_of)(jnp.ones((1, 2, 2, 5)))
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, np.zeros((1, 2, 2, 5)))
 
 
 def test_weight_zero_switches_a_term_off(labels):

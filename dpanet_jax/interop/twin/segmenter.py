@@ -3,7 +3,7 @@
 Axes: B batch, K classes, h and w of a feature map, H and W of the image. Arrays are (B, C, H, W).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -68,20 +68,24 @@ class Segmenter(nn.Module):
         return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=self.align_corners)
 
     def loss(
-        self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, weights: Mapping[str, float]
+        self,
+        outputs: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        weights: Mapping[str, float],
+        class_weights: Sequence[float] = (),
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The multi-loss: (Σ weight · term, {term: its mean cross entropy, without weight or gradient}).
 
         `outputs` is what the model returned; `labels` (B, H, W) int64 in [0, K), or 255 where ignored;
         `weights` has keys of TERMS. A term of weight 0, or whose output is absent, is left out. The means are
-        over valid pixels; where there is none, each is 0. Raises ValueError for an unknown term, or if no
-        term is left.
+        over valid pixels, by their classes' weights where `class_weights` (K floats) are given; where there
+        is no valid pixel, each is 0. Raises ValueError for an unknown term, or if no term is left.
         """
         for term in weights:
             if term not in TERMS:
                 raise ValueError(f"{term!r} is not a term of the loss; the terms are {', '.join(TERMS)}")
         terms = {
-            term: self._cross_entropy(outputs[name], labels)
+            term: self._cross_entropy(outputs[name], labels, class_weights)
             for term, name in TERMS.items()
             if weights.get(term, 0) and name in outputs
         }
@@ -93,10 +97,13 @@ class Segmenter(nn.Module):
         total = sum(weights[term] * value for term, value in terms.items())
         return total, {term: value.detach() for term, value in terms.items()}
 
-    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _cross_entropy(
+        self, logits: torch.Tensor, labels: torch.Tensor, class_weights: Sequence[float]
+    ) -> torch.Tensor:
         logits = self.resize(logits, labels.shape[1:])
         if (labels != IGNORE_LABEL).any():
-            return F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL)
+            weight = logits.new_tensor(class_weights) if class_weights else None
+            return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE_LABEL)
         # cross_entropy's own mean over no pixel at all is NaN.
         return F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
 
