@@ -64,10 +64,9 @@ class Number:
             return False
         if difference.torch_rounding is None:
             return True if self.group == "logits" else None
-        allowed = max(ROUNDING_RATIO * difference.torch_rounding, ROUNDING_FLOOR)
-        return (
-            difference.flax_rounding <= allowed and difference.relative <= allowed + difference.torch_rounding
-        )
+        yardstick = max(difference.torch_rounding, difference.usual_rounding)
+        allowed = max(ROUNDING_RATIO * yardstick, ROUNDING_FLOOR)
+        return difference.flax_rounding <= allowed and difference.relative <= allowed + yardstick
 
 
 def compare(measured: dict[str, tuple[Measured, Measured]]) -> list[Number]:
