@@ -153,18 +153,19 @@ def _mark(verdict: bool | None) -> str:
 
 
 def _plot(numbers: list[Number], content: dict, path: Path) -> None:
-    """Relative differences: the forward pass and the sums above, every parameter's below."""
+    """Relative differences: of the forward pass and the losses, then of every array; the mean IoU on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = Figure(figsize=(11, 10), layout="constrained")
     FigureCanvasAgg(figure)
-    single, gradients, parameters = figure.subplots(3, 1)
+    single, gradients, statistics, parameters = figure.subplots(4, 1)
     colors = {"float64": "tab:blue", "float32": "tab:orange"}
     smallest = 1e-18  # where an exact 0 is drawn
     panels = (
         (single, "forward pass and loss", ("stages", "logits", "loss", "losses")),
         (gradients, "gradient of each parameter, from the input to the heads", ("gradients",)),
+        (statistics, "each batch statistic after one step", ("batch_stats",)),
         (parameters, f"each parameter after {content['steps']} steps", ("parameters",)),
     )
     for axes, title, groups in panels:
@@ -183,5 +184,8 @@ def _plot(numbers: list[Number], content: dict, path: Path) -> None:
     single.set_xticks(range(len(members)), [n.name for n in members], rotation=45, ha="right", fontsize=8)
     single.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     model = content["config"]["model"]
-    figure.suptitle(f"{model['name']}, {model['backbone']}: Flax against PyTorch ({content['weights']})")
+    title = f"{model['name']}, {model['backbone']}: Flax against PyTorch ({content['weights']})"
+    if content["mean_iou"]:
+        title += "\nmean IoU on {split}: {flax:.4f} and {torch:.4f}".format(**content["mean_iou"])
+    figure.suptitle(title)
     figure.savefig(path, dpi=90, format="png")
