@@ -1,5 +1,6 @@
 """A comparison from a config to its report: same weights, same inputs, on both sides."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dpanet_jax.evaluation import inference
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.progress import progress_bar
+from dpanet_jax.training.loop import training_batches
 from dpanet_jax.training.losses import TERMS
 from dpanet_jax.training.optimizer import scaled_lr, total_steps
 
@@ -59,7 +61,7 @@ def run(
     recipe = _recipe(config, train_split)
     if steps > recipe.total_steps:
         raise config_lib.ConfigError(f"--steps={steps}: the config's training has {recipe.total_steps} only")
-    batches = _batches(config, train_split, steps)
+    batches = list(itertools.islice(training_batches(config, train_split), steps))
     variables, state_dict = _weights(config, recipe, weights, batches[0])
     measured = {}
     for precision in precisions:
@@ -126,24 +128,6 @@ def _recipe(config: ConfigDict, train_split) -> Recipe:
         weight_decay=optimizer.weight_decay,
         head_lr_multiplier=optimizer.head_lr_multiplier,
     )
-
-
-def _batches(config: ConfigDict, train_split, steps: int) -> list[dict]:
-    data = config.data
-    batches = iter(
-        pipeline.train_batches(
-            train_split,
-            batch_size=config.training.batch_size,
-            crop_size=tuple(data.crop_size),
-            base_size=data.base_size,
-            scale_range=tuple(data.scale_range),
-            flip=data.flip,
-            color_jitter=data.color_jitter,
-            blur=data.blur,
-            seed=config.seed,
-        )
-    )
-    return [next(batches) for _ in range(steps)]
 
 
 def _weights(config: ConfigDict, recipe: Recipe, weights: str, batch: dict) -> tuple[dict, dict]:

@@ -80,6 +80,27 @@ def build_model(config: ConfigDict, num_classes: int, axis_name: str | None = No
     return models.build(num_classes, axis_name=axis_name, **config_lib.model_options(config))
 
 
+def training_batches(config: ConfigDict, split):
+    """The batches that a config trains on, of this process: an endless iterator with a state."""
+    data = config.data
+    return iter(
+        pipeline.train_batches(
+            split,
+            batch_size=config.training.batch_size,
+            crop_size=tuple(data.crop_size),
+            base_size=data.base_size,
+            scale_range=tuple(data.scale_range),
+            flip=data.flip,
+            color_jitter=data.color_jitter,
+            blur=data.blur,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_workers=data.num_workers,
+        )
+    )
+
+
 class Run:
     """The parts of one run, built from its config."""
 
@@ -122,22 +143,7 @@ class Run:
         self.predictor = inference.Predictor(
             build_model(config, num_classes), self.classes, base_size=config.evaluation.base_size
         )
-        self.batches = iter(
-            pipeline.train_batches(
-                self.train_split,
-                batch_size=training.batch_size,
-                crop_size=tuple(data.crop_size),
-                base_size=data.base_size,
-                scale_range=tuple(data.scale_range),
-                flip=data.flip,
-                color_jitter=data.color_jitter,
-                blur=data.blur,
-                seed=config.seed,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-                num_workers=data.num_workers,
-            )
-        )
+        self.batches = training_batches(config, self.train_split)
         self.main_process = jax.process_index() == 0
         state = self._initial_state()
         self._write_config()
