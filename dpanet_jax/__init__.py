@@ -10,14 +10,16 @@ from dpanet_jax.version import __version__
 __all__ = ["__version__", "load"]
 
 
-def load(workdir_or_checkpoint, which: str = "best"):
+def load(workdir_or_checkpoint, which: str = "best", base_size: int | None = None):
     """A trained model: `.predict(images)`, `.classes` (names, colors), `.config`, `.step`.
 
     `workdir_or_checkpoint` is a `--workdir` of `train`, or one folder under its `checkpoints`; `which`
-    is "best", "latest" or a step's number. `predict` takes uint8 (H, W, 3) RGB and returns uint8 (H, W)
-    class ids, or takes a list and returns one. Raises CheckpointError where there is nothing to load.
+    is "best", "latest" or a step's number; `base_size` is the long side in pixels that an image is
+    resized to before the network (0: its own; None: the run's own, config.evaluation.base_size).
+    `predict` takes uint8 (H, W, 3) RGB and returns uint8 (H, W) class ids, or takes a list and returns
+    one. Raises CheckpointError where there is nothing to load.
     """
     # Here and not above: `import dpanet_jax` alone should not take the seconds that JAX takes.
     from dpanet_jax.evaluation.trained import load_trained
 
-    return load_trained(workdir_or_checkpoint, which)
+    return load_trained(workdir_or_checkpoint, which, base_size)

@@ -170,14 +170,19 @@ def train(argv: list[str]) -> None:
     loop.train(values.config, values.workdir)
 
 
-def _trained(values):
+def _trained(values, base_size: int | None = None):
     from dpanet_jax.evaluation.trained import load_trained
 
-    return load_trained(values.workdir, values.checkpoint)
+    return load_trained(values.workdir, values.checkpoint, base_size)
+
+
+def _base_size_flag(values) -> None:
+    flags.DEFINE_integer("base_size", None, _BASE_SIZE, lower_bound=0, flag_values=values)
 
 
 _DATA_DIR = "where data sets are prepared (none: $TFDS_DATA_DIR, or ~/tensorflow_datasets)"
 _CHECKPOINT = "best, latest, or a step's number"
+_BASE_SIZE = "long side that images are resized to before the network (0: their own); none: the run's own"
 
 
 def evaluate(argv: list[str]) -> None:
@@ -188,6 +193,7 @@ def evaluate(argv: list[str]) -> None:
         _string(values, "split", "none: the run's validation split")
         _string(values, "protocol", "how an image is put through the network: whole", "whole")
         _string(values, "checkpoint", _CHECKPOINT, "best")
+        _base_size_flag(values)
         _string(values, "data_dir", _DATA_DIR + "; none: the run's own")
         flags.DEFINE_integer("batch_size", 0, "0: the run's own", flag_values=values)
 
@@ -198,7 +204,7 @@ def evaluate(argv: list[str]) -> None:
 
     if values.protocol not in inference.PROTOCOLS:
         raise UsageError(f"--protocol={values.protocol}: this version has {', '.join(inference.PROTOCOLS)}")
-    model = _trained(values)
+    model = _trained(values, values.base_size)
     config = model.config
     split = values.split or config.data.val_split
     matrix = trained.evaluate_split(
@@ -221,6 +227,7 @@ def predict(argv: list[str]) -> None:
         _string(values, "input", "an image, or a folder of them")
         _string(values, "output", "a folder for ids/, color/ and overlay/")
         _string(values, "checkpoint", _CHECKPOINT, "best")
+        _base_size_flag(values)
 
     values = _parse("predict", argv, define)
     _required(values, "workdir", "input", "output")
@@ -229,7 +236,7 @@ def predict(argv: list[str]) -> None:
 
     trained.find_images(Path(values.input))
     images = trained.predict_files(
-        _trained(values),
+        _trained(values, values.base_size),
         values.input,
         values.output,
         progress=lambda items: progress_bar(items, unit="image"),

@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 import dpanet_jax
+from dpanet_jax import models
 from dpanet_jax.__main__ import main
+from dpanet_jax.config import model_options
+from dpanet_jax.evaluation.inference import Predictor
 
 ROOT = Path(__file__).parent.parent
 DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
@@ -64,6 +67,28 @@ def test_evaluate_prints_the_table_and_writes_files(workdir, capsys):
     assert np.sum(again["confusion_matrix"]) == pixels
 
 
+def test_evaluate_and_predict_at_another_size(workdir, tmp_path):
+    """--base_size takes the place of the run's, and the run's own report stays."""
+    own = workdir / "evaluation" / "val_whole.json"
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    before = own.read_bytes()
+    assert main(["evaluate", f"--workdir={workdir}", "--base_size=64"]) == 0
+    assert own.read_bytes() == before
+    report = json.loads((workdir / "evaluation" / "val_whole_64.json").read_text())
+    assert report["base_size"] == 64 and json.loads(before)["base_size"] == 0
+
+    image = np.random.default_rng(0).integers(0, 255, (48, 96, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    argv = ["predict", f"--workdir={workdir}", f"--input={tmp_path / 'image.png'}", f"--output={tmp_path}"]
+    assert main([*argv, "--base_size=64"]) == 0
+    ids = np.asarray(Image.open(tmp_path / "ids" / "image.png"))
+    model = dpanet_jax.load(workdir)
+    network = models.build(len(model.classes.names), **model_options(model.config))
+    by_hand = Predictor(network, model.classes, base_size=64, variables=model.variables)
+    np.testing.assert_array_equal(ids, by_hand.predict(image))
+    assert (ids != model.predict(image)).any()
+
+
 def test_predict_writes_three_pictures_an_image(workdir, tmp_path, capsys):
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
@@ -111,6 +136,7 @@ def test_predict_writes_three_pictures_an_image(workdir, tmp_path, capsys):
         (["prepare", "--dataset=camvid", "--source=nowhere"], "nowhere: no such folder"),
         (["evaluate", "--workdir=nowhere"], "nowhere: not a workdir of dpanet_jax"),
         (["evaluate", "--workdir=w", "--protocol=slide"], "--protocol=slide: this version has whole"),
+        (["evaluate", "--workdir=w", "--base_size=-1"], "--base_size=-1"),
         (["predict", "--workdir=w", "--input=no.png", "--output=o"], "no.png: no such file or folder"),
     ],
 )

@@ -17,9 +17,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class TrainedModel(inference.Predictor):
-    """A Predictor with the weights, classes and config of one checkpoint."""
+    """A Predictor with the weights, classes and config of one checkpoint.
 
-    def __init__(self, folder: Path):
+    `base_size` takes the place of config.evaluation.base_size (None: that one's).
+    """
+
+    def __init__(self, folder: Path, base_size: int | None = None):
         about = checkpoint.load_about(folder)
         self.config = config_lib.from_dict(about["config"])
         self.step = int(folder.name) if folder.name.isdigit() else None
@@ -27,18 +30,19 @@ class TrainedModel(inference.Predictor):
         classes = Classes.from_dict(about["classes"])
         model = models.build(len(classes.names), **config_lib.model_options(self.config))
         crop_size = tuple(self.config.data.crop_size)
+        self.base_size = self.config.evaluation.base_size if base_size is None else base_size
         like = jax.eval_shape(lambda rng: init_variables(model, rng, crop_size), jax.random.key(0))
         super().__init__(
             model,
             classes,
-            base_size=self.config.evaluation.base_size,
+            base_size=self.base_size,
             variables=checkpoint.load_variables(folder, like),
         )
 
 
-def load_trained(workdir_or_checkpoint, which: str = "best") -> TrainedModel:
+def load_trained(workdir_or_checkpoint, which: str = "best", base_size: int | None = None) -> TrainedModel:
     """See `dpanet_jax.load`."""
-    return TrainedModel(checkpoint.find(workdir_or_checkpoint, which))
+    return TrainedModel(checkpoint.find(workdir_or_checkpoint, which), base_size)
 
 
 def evaluate_split(
@@ -58,17 +62,20 @@ def evaluate_split(
 
 
 def write_report(model: TrainedModel, matrix, workdir: Path, split_name: str) -> Path:
-    """WORKDIR/evaluation/SPLIT_PROTOCOL.json and .csv."""
+    """WORKDIR/evaluation/SPLIT_PROTOCOL.json and .csv; at another base_size than the run's, ..._SIZE.json."""
     config = model.config
     about = {
         "dataset": config.data.dataset,
         "split": split_name,
         "protocol": config.evaluation.protocol,
-        "base_size": config.evaluation.base_size,
+        "base_size": model.base_size,
         "checkpoint": str(model.folder),
         "step": model.step,
     }
-    stem = workdir / "evaluation" / f"{split_name.replace('+', '_')}_{config.evaluation.protocol}"
+    name = f"{split_name.replace('+', '_')}_{config.evaluation.protocol}"
+    if model.base_size != config.evaluation.base_size:
+        name += f"_{model.base_size}"
+    stem = workdir / "evaluation" / name
     return report.write_files(matrix, model.classes.names, stem, about, config.evaluation.absent)
 
 
