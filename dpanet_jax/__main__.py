@@ -27,11 +27,11 @@ class UsageError(ValueError):
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb. Returns 0; 1 where the work failed and 2 where the request was wrong."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return 0 if argv else 2
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is as it should be.
     try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(_usage(), flush=True)
+            return 0 if argv else 2
         verb = {
             "prepare": prepare,
             "train": train,
@@ -43,6 +43,12 @@ def main(argv: list[str] | None = None) -> int:
         if verb is None:
             raise UsageError(f"{argv[0]!r} is not a verb: {', '.join(VERBS)}")
         verb(argv[1:])
+        sys.stdout.flush()
+    except (
+        BrokenPipeError
+    ):  # What reads our words has gone, as `head` does: nothing to say, nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("dpanet_jax: interrupted", file=sys.stderr)
         return 130

@@ -173,6 +173,14 @@ def test_predict_names_a_file_that_is_no_image(workdir, tmp_path, capsys):
     assert "bad.png: not a readable image" in capsys.readouterr().err
 
 
+def test_a_reader_that_goes_is_no_error():
+    argv = [sys.executable, "-m", "dpanet_jax", "--help"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 @pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "predict"])
 def test_help_of_each_verb(verb, capsys):
     with pytest.raises(SystemExit) as stop:
