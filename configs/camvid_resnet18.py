@@ -1,4 +1,4 @@
-"""DPANet with a ResNet-18 on CamVid (SegNet's 11 classes) at half resolution: an hour on two CPU cores.
+"""DPANet with a ResNet-18 on CamVid (SegNet's 11 classes) at half resolution: 40 minutes on two CPU cores.
 
 python -m dpanet_jax prepare --dataset=camvid --source=DIR
 python -m dpanet_jax train --config=configs/camvid_resnet18.py --workdir=runs/camvid_resnet18 \
@@ -29,10 +29,10 @@ def get_config():
     # over the training split). Those themselves put thin classes where there are none, most on buildings.
     config.loss.class_weights = (0.53, 0.45, 2.19, 0.39, 1.00, 0.65, 1.96, 1.41, 0.89, 2.53, 2.97)
 
-    config.optimizer.lr = 0.005
+    config.optimizer.lr = 0.002  # of a loss whose terms weigh 3.4 in all; at 0.005 it learns slower
     config.training.batch_size = 2
-    config.training.epochs = 20
-    config.evaluation.every_epochs = 5
+    config.training.epochs = 16
+    config.evaluation.every_epochs = 4
     # Images are resized to 320×240 before the network, and its logits brought back to the labels' size.
     config.evaluation.base_size = 320
     return config
