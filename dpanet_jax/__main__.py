@@ -44,9 +44,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"{argv[0]!r} is not a verb: {', '.join(VERBS)}")
         verb(argv[1:])
         sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # What reads our words has gone, as `head` does: nothing to say, nobody to say it to.
+    except BrokenPipeError:
+        # What reads our words has gone, as `head` does: nothing to say, nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ A config file in `configs/` starts from `default_config()` and changes what its 
 
 import difflib
 import json
+import math
 import os
 
 from ml_collections import ConfigDict
@@ -123,8 +124,13 @@ _NOT_NEGATIVE = (
     "loss.fused", "loss.spatial", "loss.channel", "loss.auxiliary", "optimizer.lr",
     "optimizer.lr_batch_size", "optimizer.head_lr_multiplier", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.power", "optimizer.warmup_steps", "evaluation.base_size",
-    "checkpoint.every_steps", "pictures",
+    "checkpoint.every_steps", "pictures", "seed",
 )  # fmt: skip
+
+
+# The values that a key must stay below, or may reach.
+_BELOW = {"optimizer.momentum": 1, "seed": 2**32}
+_AT_MOST = {"data.color_jitter": 1}
 
 
 def flatten(config) -> dict:
@@ -161,6 +167,12 @@ def check(config: ConfigDict) -> None:
         for key in keys:
             if not given[key] >= least:
                 raise ConfigError(f"config.{key}={given[key]!r}: must be {words}")
+    for key, bound in _BELOW.items():
+        if not given[key] < bound:
+            raise ConfigError(f"config.{key}={given[key]!r}: must be below {bound}")
+    for key, bound in _AT_MOST.items():
+        if not given[key] <= bound:
+            raise ConfigError(f"config.{key}={given[key]!r}: must be at most {bound}")
     _check_sizes(given)
 
 
@@ -172,15 +184,21 @@ def _check_type(key: str, value, default) -> None:
             f"config.{key}={value!r} is of type {type(value).__name__}; "
             f"it must be of type {type(default).__name__}, like {default!r}"
         )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"config.{key}={value!r}: must be finite")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_sizes(given: dict) -> None:
     crop = tuple(given["data.crop_size"])
-    if len(crop) != 2 or not all(isinstance(n, int) and n > 0 for n in crop):
+    if len(crop) != 2 or not all(type(n) is int and n > 0 for n in crop):
         raise ConfigError(f"config.data.crop_size={crop!r}: must be two positive ints (height, width)")
     scale = tuple(given["data.scale_range"])
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise ConfigError(f"config.data.scale_range={scale!r}: must be 0 < lowest <= highest")
+    if len(scale) != 2 or not all(map(_is_number, scale)) or not 0 < scale[0] <= scale[1]:
+        raise ConfigError(f"config.data.scale_range={scale!r}: must be two numbers, 0 < lowest <= highest")
     if given["training.batch_size"] % given["training.accumulate_steps"]:
         raise ConfigError(
             f"config.training.accumulate_steps={given['training.accumulate_steps']} does not divide "
@@ -191,10 +209,13 @@ def _check_sizes(given: dict) -> None:
     if not any(given[f"loss.{term}"] for term in ("fused", "spatial", "channel", "auxiliary")):
         raise ConfigError("config.loss: every weight is 0, so nothing would be learned")
     class_weights = given["loss.class_weights"]
-    if not all(isinstance(w, int | float) and w >= 0 for w in class_weights):
+    if not all(_is_number(w) and w >= 0 for w in class_weights):
         raise ConfigError(f"config.loss.class_weights={class_weights!r}: must be numbers, 0 or more")
     if class_weights and not any(class_weights):
         raise ConfigError("config.loss.class_weights: every weight is 0, so nothing would be learned")
+    missing = tuple(given["model.pretrained_missing"])
+    if not all(isinstance(pattern, str) for pattern in missing):
+        raise ConfigError(f"config.model.pretrained_missing={missing!r}: must be patterns of names")
     pretrained = given["model.pretrained"]
     if pretrained and not pretrained.startswith("hf://") and not os.path.isfile(pretrained):
         raise ConfigError(f"config.model.pretrained={pretrained}: there is no such file")
@@ -223,7 +244,7 @@ def to_dict(config: ConfigDict) -> dict:
 
 
 def from_dict(values: dict) -> ConfigDict:
-    """The inverse of `to_dict`: types are those of the defaults, and everything is checked."""
+    """The inverse of `to_dict`, on the defaults; ConfigError for a key that is none of them."""
     config = default_config()
     known = flatten(config)
     for key, value in flatten(values).items():
