@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from dpanet_jax.data.builders.listing import Listing, Pair
-from dpanet_jax.data.classes import Classes
 from dpanet_jax.progress import progress_bar
 
 # Grey, colour and palette, with and without alpha, and CMYK: 8 bits each, so RGB holds them.
@@ -40,7 +39,7 @@ def check(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]
     sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in listing.splits}
     digest = hashlib.sha256(repr(listing.classes.to_dict()).encode())
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda job: _check_pair(job[1], listing.classes), jobs)
+        results = pool.map(lambda job: _check_pair(job[1], listing), jobs)
         bar = progress_bar(results, total=len(jobs), desc="checking", unit="image", disable=quiet)
         for (split, pair), (found, size, pair_digest) in zip(jobs, bar, strict=True):
             problems += found
@@ -49,7 +48,7 @@ def check(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]
     return Contents(sizes, digest.hexdigest()), problems
 
 
-def _check_pair(pair: Pair, classes: Classes) -> tuple[list[str], tuple[int, int], bytes]:
+def _check_pair(pair: Pair, listing: Listing) -> tuple[list[str], tuple[int, int], bytes]:
     problems: list[str] = []
     digest = hashlib.sha256()
     image, encoded = _decode(pair.image, problems)
@@ -59,7 +58,7 @@ def _check_pair(pair: Pair, classes: Classes) -> tuple[list[str], tuple[int, int
     if image is not None and image.mode not in _IMAGE_MODES:
         problems.append(f"{pair.image}: pixels of kind {image.mode}; save it as 8-bit RGB")
     if label is not None:
-        problems += _label_problems(pair.label, label, encoded, classes)
+        problems += _label_problems(pair.label, label, encoded, listing)
     if image is not None and label is not None and image.size != label.size:
         problems.append(f"{pair.image} is {_size(image)} and {pair.label} is {_size(label)}: sizes differ")
     height_width = (image.height, image.width) if image is not None else (0, 0)
@@ -84,7 +83,7 @@ def _decode(path: Path, problems: list[str]) -> tuple[Image.Image | None, bytes]
     return None, encoded
 
 
-def _label_problems(path: Path, label: Image.Image, encoded: bytes, classes: Classes) -> list[str]:
+def _label_problems(path: Path, label: Image.Image, encoded: bytes, listing: Listing) -> list[str]:
     if label.format != "PNG":
         return [f"{path}: a {label.format} file; labels must be PNG, which is lossless"]
     # Pillow stretches grey of 1, 2 or 4 bits to 0..255, which would change the ids.
@@ -97,10 +96,13 @@ def _label_problems(path: Path, label: Image.Image, encoded: bytes, classes: Cla
         ]
     # tobytes gives a palette image's indices, which are the ids, where a conversion gives colours.
     ids = np.flatnonzero(np.bincount(np.frombuffer(label.tobytes(), np.uint8), minlength=256))
-    unknown = ids[~classes.known[ids]]
+    unknown = ids[~listing.classes.known[ids]]
     if unknown.size:
         listed = ", ".join(map(str, unknown[:8])) + ", …" * (unknown.size > 8)
-        return [f"{path}: label id {listed} is not one of the {len(classes)} classes or ignored"]
+        problem = f"{path}: label id {listed} is not one of the {len(listing.classes)} classes or ignored"
+        if listing.classes_file:
+            problem += f"; a row named ignore in {listing.classes_file.name} leaves an id out"
+        return [problem]
     return []
 
 

@@ -111,7 +111,10 @@ def not_an_image(source):
 
 def unknown_id(source):
     Image.new("L", (32, 24), 3).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: label id 3 is not one of the 3 classes"
+    return (
+        "labels/val/0000.png: label id 3 is not one of the 3 classes or ignored;"
+        " a row named ignore in classes.csv leaves an id out"
+    )
 
 
 def colour_label(source):

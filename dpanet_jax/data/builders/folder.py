@@ -14,7 +14,8 @@ or one folder with lists
 
 `test` is optional in both. A name is the path below the folder, without the suffix. With lists,
 files that no list names are left out. Labels are 8-bit grey or palette PNGs of the image's size,
-holding the ids of classes.csv; 255 is ignored. `classes.read_classes` describes the classes file.
+holding the ids of classes.csv; 255 is ignored, as is the id of a row named ignore.
+`classes.read_classes` describes the classes file.
 """
 
 from pathlib import Path
@@ -48,7 +49,7 @@ def list_folder(source: Path) -> Listing:
     if problems:
         raise DataError(source, problems)
 
-    listing = Listing(classes)
+    listing = Listing(classes, source / "classes.csv")
     if any((source / f"{split}.txt").exists() for split in SPLITS):
         _from_lists(source, listing)
     else:

@@ -41,6 +41,7 @@ class Listing:
     """The examples of every split, in the order they are stored, and what was wrong in matching."""
 
     classes: Classes
+    classes_file: Path | None = None  # where a user says what the classes are, if a user does
     splits: dict[str, list[Pair]] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
 
