@@ -102,15 +102,16 @@ def write_streets(
 def _already_written(folder: Path, parameters: dict) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    what = "hold streets"
     try:
         found = json.loads((folder / PARAMETERS).read_text(encoding="utf-8"))
-        if found == parameters:
-            return True
+    except (OSError, ValueError):
+        found = None  # Not a folder that `write_streets` has finished.
+    if found == parameters:
+        return True
+    what = "hold streets"
+    if isinstance(found, dict):
         differs = [name for name in parameters if found.get(name) != parameters[name]]
-        what = f"hold streets with this {', '.join(differs)}"
-    except (OSError, ValueError, AttributeError):
-        pass
+        what += f" with this {', '.join(differs)}"
     raise ValueError(
         f"{folder} is there and does not {what}: remove it, or name another folder for {parameters}"
     )
