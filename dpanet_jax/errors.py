@@ -1,0 +1,21 @@
+"""The base class of every error that the package raises for its user."""
+
+
+class DPANetError(Exception):
+    """Something that a user can mend: its text is one clear line, or a list of files with what is wrong.
+
+    The command line prints the text and exits with `exit_status`. Any other exception, but the operating
+    system's, is a mistake of the package, and shows its traceback.
+    """
+
+    exit_status = 1
+
+    # KeyError's and OSError's own texts quote or number what was said; a subclass of either says it plainly.
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class UsageError(DPANetError, ValueError):
+    """The request is wrong, before any work: a flag, a path, a key or a value. The text says how."""
+
+    exit_status = 2

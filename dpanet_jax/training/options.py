@@ -1,0 +1,96 @@
+"""How a network is trained: `config` itself, `.loss`, `.optimizer`, `.training`, `.checkpoint`."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from dpanet_jax.options import Option, OptionError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Of the run as a whole; they stand in no section of the config."""
+
+    seed: Annotated[
+        int,
+        Option(
+            "of the first weights, the order of the data, its augmentation, dropout", least=0, below=2**32
+        ),
+    ] = 0
+    parallelism: Annotated[
+        Literal["jit", "pmap"],
+        Option(
+            "jit: one program over a mesh of all devices; pmap: one replica a device; the numbers are the same"
+        ),
+    ] = "jit"
+    distributed: Annotated[bool, Option("join several hosts by jax.distributed.initialize() first")] = False
+    imports: Annotated[
+        tuple[str, ...],
+        Option("modules to import first: they register networks or data sets of your own"),
+    ] = ()
+    log_every_steps: Annotated[int, Option("steps between two lines of the log", least=1)] = 20
+    pictures: Annotated[int, Option("validation images drawn at each evaluation", least=0)] = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Of the loss, beside the weight of each term (the heads declare those)."""
+
+    class_weights: Annotated[
+        tuple[float, ...],
+        Option("a weight for each class, as torch's cross entropy takes them; empty: all alike", least=0),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        if self.class_weights and not any(self.class_weights):
+            raise OptionError("class_weights: every weight is 0, so nothing would be learned")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """SGD with the poly schedule; see `training.optimizer`."""
+
+    lr: Annotated[float, Option("learning rate of the backbone at the first step", least=0)] = 0.003
+    lr_batch_size: Annotated[
+        int, Option("batch size that lr is for, and scales linearly from; 0: lr as it is", least=0)
+    ] = 0
+    head_lr_multiplier: Annotated[float, Option("times lr: the rate of all but the backbone", least=0)] = 10.0
+    momentum: Annotated[float, Option("of SGD", least=0, below=1)] = 0.9
+    weight_decay: Annotated[
+        float, Option("on every parameter, added to the gradient as PyTorch does", least=0)
+    ] = 1e-4
+    power: Annotated[float, Option("of the poly schedule, lr · (1 − step/total)^power", least=0)] = 0.9
+    warmup_steps: Annotated[
+        int, Option("steps in which the rate rises linearly to the schedule", least=0)
+    ] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long, and in what portions."""
+
+    batch_size: Annotated[int, Option("images an optimizer step, over all devices and hosts", least=1)] = 8
+    epochs: Annotated[int, Option("passes over the training split", least=0)] = 300
+    steps: Annotated[int, Option("optimizer steps, instead of epochs; 0: by epochs", least=0)] = 0
+    accumulate_steps: Annotated[
+        int, Option("parts that a batch is computed in, one after another, to save memory", least=1)
+    ] = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate_steps:
+            raise OptionError(
+                f"accumulate_steps={self.accumulate_steps} does not divide batch_size={self.batch_size}"
+            )
+        if not (self.steps or self.epochs):
+            raise OptionError("epochs and steps are both 0: set one of them")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When checkpoints are written, and which are kept."""
+
+    every_steps: Annotated[
+        int,
+        Option("steps between two checkpoints, besides the one at each evaluation; 0: only those", least=0),
+    ] = 0
+    keep_latest: Annotated[int, Option("newest checkpoints kept", least=1)] = 1
+    keep_best: Annotated[int, Option("checkpoints of the highest validation mean IoU kept", least=1)] = 1
