@@ -1,139 +1,94 @@
-"""The configuration: every key with its default, and the checks made before any work starts.
+"""The configuration: put together from the options that the rooms declare, and checked before any work.
 
 A config file in `configs/` starts from `default_config()` and changes what its experiment changes.
 """
 
-import difflib
+import dataclasses
+import importlib
 import json
-import math
-import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from dpanet_jax import paths
+from dpanet_jax.data.options import Data
+from dpanet_jax.evaluation.options import Evaluation
+from dpanet_jax.interop.options import Pretrained
+from dpanet_jax.options import Declared, Option, OptionError, declared, did_you_mean, read
+from dpanet_jax.training.options import Checkpoint, Loss, Optimizer, Run, Training
+from dpanet_jax.version import __version__
 
-class ConfigError(ValueError):
-    """A key or value of the config is wrong; the message names it and says what to do."""
-
-
-def default_config() -> ConfigDict:
-    """Every key there is. Sizes are pixels, (height, width); shares and factors are plain floats."""
-    config = ConfigDict()
-    config.seed = 0
-    # "jit": one program over a device mesh; "pmap": one replica a device. Same numbers.
-    config.parallelism = "jit"
-    # Call jax.distributed.initialize() first: a run over several hosts (TPU pods, GPU clusters).
-    config.distributed = False
-
-    config.data = ConfigDict()
-    config.data.dataset = "streets"
-    config.data.data_dir = ""  # where `prepare` wrote; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.train_split = "train"
-    config.data.val_split = "val"
-    config.data.crop_size = (768, 768)
-    config.data.base_size = 2048  # long side of an image before the random scale
-    config.data.scale_range = (0.5, 2.0)
-    config.data.flip = True
-    config.data.color_jitter = 0.0  # strength of photometric distortion, 0 to 1
-    config.data.blur = 0.0  # largest radius, in pixels, of the blur that half of the images get
-    config.data.num_workers = 0  # worker processes that read and augment; 0: threads only
-
-    config.model = ConfigDict()
-    config.model.name = "dpanet"  # or "fcn"
-    config.model.backbone = "resnet50"
-    config.model.stem = "plain"  # or "deep"; a ResNeSt is always deep
-    config.model.width = 64  # channels of the first stage
-    config.model.output_stride = 8
-    config.model.multi_grid = ()  # () or (4, 8, 16)
-    config.model.reduce_channels = 512  # 0: the modules straight on c4
-    config.model.fusion = "concat"  # or "sum"
-    config.model.spatial = "spa"  # "nonlocal", or "none": the branch without its module
-    config.model.channel = "cpa"  # or "none"
-    config.model.pool_sizes = "mixed"  # "even", "odd"
-    config.model.qkv = "identity"  # or "conv"
-    config.model.pool = "avg"  # or "max"
-    config.model.affinity = "subtract"  # or "square"
-    config.model.auxiliary = True
-    config.model.dropout = 0.1
-    config.model.dtype = "float32"  # of the computation; "bfloat16" keeps parameters in float32
-    # Running variance of batch norm: "unbiased", as PyTorch keeps it, or "biased", as Flax does.
-    config.model.bn_variance = "unbiased"
-    # How logits are resized, in the loss and in predictions: False, by half-pixel centres; True, by the
-    # corners' centres, as PyTorch-Encoding's published checkpoints were trained.
-    config.model.align_corners = False
-    config.model.remat = False  # recompute activations in the backward pass: less memory, more time
-    # Weights to start from, of the backbone or of the whole network, by PyTorch's names: a file, or
-    # hf://OWNER/NAME[/FILE].
-    config.model.pretrained = ""
-    config.model.pretrained_missing = ()  # patterns of names in which the file and the model may differ
-
-    config.loss = ConfigDict()  # weight of each head's cross entropy; 0 switches it off
-    config.loss.fused = 1.0
-    config.loss.spatial = 1.0
-    config.loss.channel = 1.0
-    config.loss.auxiliary = 0.4
-    config.loss.class_weights = ()  # one for each class, as torch's cross entropy weighs; (): all alike
-
-    config.optimizer = ConfigDict()
-    config.optimizer.lr = 0.003
-    config.optimizer.lr_batch_size = 0  # lr is for this batch size, and scales with it; 0: as it is
-    config.optimizer.head_lr_multiplier = 10.0
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.power = 0.9
-    config.optimizer.warmup_steps = 0
-
-    config.training = ConfigDict()
-    config.training.batch_size = 8  # images an optimizer step, over all devices and hosts
-    config.training.epochs = 300
-    config.training.steps = 0  # instead of epochs, where it is not 0
-    config.training.accumulate_steps = 1  # parts that a batch is computed in, one after another
-
-    config.evaluation = ConfigDict()
-    config.evaluation.every_epochs = 1
-    config.evaluation.batch_size = 8
-    config.evaluation.protocol = "whole"
-    # Long side that an image is resized to before the network; the logits are resized to the label.
-    config.evaluation.base_size = 0  # 0: the image's own size
-    config.evaluation.absent = "exclude"  # or "zero": how the mean IoU counts an absent class
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every_steps = 0  # besides the one at each evaluation; 0: only those
-    config.checkpoint.keep_latest = 1
-    config.checkpoint.keep_best = 1
-
-    config.log_every_steps = 20
-    config.pictures = 4  # validation images drawn at each evaluation
-    return config
-
+# Whose options stand in each section of the config; "" is the config itself. Those of `model` and of
+# `loss` are joined by what the networks declare.
+_SECTIONS: dict[str, type] = {
+    "": Run,
+    "data": Data,
+    "model": Pretrained,
+    "loss": Loss,
+    "optimizer": Optimizer,
+    "training": Training,
+    "evaluation": Evaluation,
+    "checkpoint": Checkpoint,
+}
 
 # Keys that do not change what is computed: a run may be resumed with other values of these.
 _FREE_KEYS = frozenset({"data.data_dir", "data.num_workers", "log_every_steps", "pictures"})
 
-_CHOICES = {
-    "parallelism": ("jit", "pmap"),
-    "evaluation.protocol": ("whole",),
-    "evaluation.absent": ("exclude", "zero"),
-    "model.dtype": ("float32", "bfloat16", "float64"),
-}
-_POSITIVE = (
-    "data.base_size", "training.batch_size", "training.accumulate_steps", "evaluation.batch_size",
-    "evaluation.every_epochs", "checkpoint.keep_latest", "checkpoint.keep_best", "log_every_steps",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "data.num_workers", "data.color_jitter", "data.blur", "training.epochs", "training.steps",
-    "loss.fused", "loss.spatial", "loss.channel", "loss.auxiliary", "optimizer.lr",
-    "optimizer.lr_batch_size", "optimizer.head_lr_multiplier", "optimizer.momentum",
-    "optimizer.weight_decay", "optimizer.power", "optimizer.warmup_steps", "evaluation.base_size",
-    "checkpoint.every_steps", "pictures", "seed",
-)  # fmt: skip
+
+class ConfigError(OptionError):
+    """A key or value of the config is wrong; the message names it and says what to do."""
 
 
-# The values that a key must stay below, or may reach.
-_BELOW = {"optimizer.momentum": 1, "seed": 2**32}
-_AT_MOST = {"data.color_jitter": 1}
+@dataclasses.dataclass(frozen=True)
+class Sections:
+    """A config's values as the rooms take them, each checked."""
+
+    run: Run
+    data: Data
+    model: dict[str, Any]  # arguments of `models.build`: the options that the chosen network uses
+    pretrained: Pretrained
+    loss: Loss
+    loss_weights: dict[str, float]  # of every term that the chosen network has
+    optimizer: Optimizer
+    training: Training
+    evaluation: Evaluation
+    checkpoint: Checkpoint
 
 
-def flatten(config) -> dict:
+def default_config() -> ConfigDict:
+    """Every key there is, with its default; networks that are registered before it are in it too."""
+    config = ConfigDict()
+    for key, option in all_keys().items():
+        section, _, name = key.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        (config[section] if section else config)[name] = option.default
+    return config
+
+
+def all_keys() -> dict[str, Declared]:
+    """{"section.key": its declaration}, in the order of the sections."""
+    from dpanet_jax import models  # Here, so that a list of verbs need not wait for JAX.
+
+    terms = models.all_loss_terms()
+    joined = {
+        "model": models.all_options(),
+        "loss": {term: _loss_weight(term, what.output, what.weight) for term, what in terms.items()},
+    }
+    return {
+        f"{section}.{key}" if section else key: option
+        for section, owner in _SECTIONS.items()
+        for key, option in {**joined.get(section, {}), **declared(owner)}.items()
+    }
+
+
+def _loss_weight(term: str, output: str, weight: float) -> Declared:
+    words = f"weight of the cross entropy of the output `{output}`; 0 switches it off"
+    return Declared(term, term, Loss, float, (), weight, Option(words, least=0))
+
+
+def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """A nested config as one dictionary {"a.b": value}; tuples stay values."""
     flat = {}
     for key, value in config.items():
@@ -144,123 +99,230 @@ def flatten(config) -> dict:
     return flat
 
 
-def did_you_mean(name: str, known) -> str:
-    """`; did you mean X?` for the nearest of the known names, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def check_config(config: ConfigDict) -> None:
+    """Raises ConfigError for whatever is wrong with a config that a run is to start with.
 
-
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError for an unknown or missing key, a wrong type, or a value out of range."""
-    given, known = flatten(config), flatten(default_config())
-    for key, value in given.items():
+    That is an unknown or missing key, a value that its option may not have, one that no chosen module
+    uses, and a file that is not there. Imports the modules of `config.imports` first.
+    """
+    import_modules(config.get("imports", ()))
+    given, known = flatten(config), all_keys()
+    for key in given:
         if key not in known:
             raise ConfigError(f"config.{key} is not a key of the config{did_you_mean(key, known)}")
-        _check_type(key, value, known[key])
-    missing = sorted(set(known) - set(given))
+    missing = [key for key in known if key not in given]
     if missing:
-        raise ConfigError(f"config.{missing[0]} is missing: start from default_config()")
-    for key, choices in _CHOICES.items():
-        if given[key] not in choices:
-            raise ConfigError(f"config.{key}={given[key]!r}: choose one of {', '.join(choices)}")
-    for keys, least, words in ((_POSITIVE, 1, "at least 1"), (_NOT_NEGATIVE, 0, "0 or more")):
-        for key in keys:
-            if not given[key] >= least:
-                raise ConfigError(f"config.{key}={given[key]!r}: must be {words}")
-    for key, bound in _BELOW.items():
-        if not given[key] < bound:
-            raise ConfigError(f"config.{key}={given[key]!r}: must be below {bound}")
-    for key, bound in _AT_MOST.items():
-        if not given[key] <= bound:
-            raise ConfigError(f"config.{key}={given[key]!r}: must be at most {bound}")
-    _check_sizes(given)
-
-
-def _check_type(key: str, value, default) -> None:
-    numbers = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-    sequences = isinstance(default, tuple) and isinstance(value, tuple | list)
-    if not (numbers or sequences or type(value) is type(default)):
         raise ConfigError(
-            f"config.{key}={value!r} is of type {type(value).__name__}; "
-            f"it must be of type {type(default).__name__}, like {default!r}"
+            f"config.{missing[0]} is missing: start from default_config(), after importing what it is of"
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"config.{key}={value!r}: must be finite")
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_sizes(given: dict) -> None:
-    crop = tuple(given["data.crop_size"])
-    if len(crop) != 2 or not all(type(n) is int and n > 0 for n in crop):
-        raise ConfigError(f"config.data.crop_size={crop!r}: must be two positive ints (height, width)")
-    scale = tuple(given["data.scale_range"])
-    if len(scale) != 2 or not all(map(_is_number, scale)) or not 0 < scale[0] <= scale[1]:
-        raise ConfigError(f"config.data.scale_range={scale!r}: must be two numbers, 0 < lowest <= highest")
-    if given["training.batch_size"] % given["training.accumulate_steps"]:
-        raise ConfigError(
-            f"config.training.accumulate_steps={given['training.accumulate_steps']} does not divide "
-            f"config.training.batch_size={given['training.batch_size']}"
-        )
-    if not (given["training.steps"] or given["training.epochs"]):
-        raise ConfigError("config.training.epochs and .steps are both 0: set one of them")
-    if not any(given[f"loss.{term}"] for term in ("fused", "spatial", "channel", "auxiliary")):
-        raise ConfigError("config.loss: every weight is 0, so nothing would be learned")
-    class_weights = given["loss.class_weights"]
-    if not all(_is_number(w) and w >= 0 for w in class_weights):
-        raise ConfigError(f"config.loss.class_weights={class_weights!r}: must be numbers, 0 or more")
-    if class_weights and not any(class_weights):
-        raise ConfigError("config.loss.class_weights: every weight is 0, so nothing would be learned")
-    missing = tuple(given["model.pretrained_missing"])
-    if not all(isinstance(pattern, str) for pattern in missing):
-        raise ConfigError(f"config.model.pretrained_missing={missing!r}: must be patterns of names")
-    pretrained = given["model.pretrained"]
-    if pretrained and not pretrained.startswith("hf://") and not os.path.isfile(pretrained):
+    values = sections(config)
+    _check_network(given, values)
+    pretrained = values.pretrained.pretrained
+    if pretrained and not pretrained.startswith("hf://") and not paths.local(pretrained).is_file():
         raise ConfigError(f"config.model.pretrained={pretrained}: there is no such file")
 
 
-def check_class_weights(config: ConfigDict, names) -> None:
+def sections(config: ConfigDict) -> Sections:
+    """The config's values for the rooms. Raises ConfigError for one that its option may not have.
+
+    Options that the chosen network does not use are left out: `check_config` is what refuses them.
+    """
+    from dpanet_jax import models
+
+    read_sections = {name: _read(name, owner, config) for name, owner in _SECTIONS.items()}
+    try:
+        options = models.check_options(_without(config.model, declared(Pretrained)))
+        in_use = models.used_options(options)
+        options = {key: value for key, value in options.items() if key in in_use}
+        terms = models.build(1, **options).loss_terms()
+    except OptionError as error:
+        raise ConfigError(f"config.model.{error}") from error
+    known = all_keys()
+    weights = {}
+    for term, value in _without(config.loss, declared(Loss)).items():
+        if f"loss.{term}" in known:
+            weights[term] = _checked(known[f"loss.{term}"], value, f"config.loss.{term}")
+    return Sections(
+        run=read_sections[""],
+        data=read_sections["data"],
+        model=options,
+        pretrained=read_sections["model"],
+        loss=read_sections["loss"],
+        loss_weights={term: weights[term] for term in terms},
+        optimizer=read_sections["optimizer"],
+        training=read_sections["training"],
+        evaluation=read_sections["evaluation"],
+        checkpoint=read_sections["checkpoint"],
+    )
+
+
+def _read(section: str, owner: type, config: ConfigDict) -> Any:
+    values = config[section] if section else config
+    own = {key: values[key] for key in declared(owner) if key in values}
+    try:
+        return read(owner, own, f"config.{section}." if section else "config.")
+    except OptionError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _checked(option: Declared, value: Any, name: str) -> Any:
+    try:
+        return option.check(value, name)
+    except OptionError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _without(values: ConfigDict, others: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in set(others)}
+
+
+def _check_network(given: Mapping[str, Any], values: Sections) -> None:
+    """Raises ConfigError where an option or a loss weight has no effect, or the loss is always 0."""
+    from dpanet_jax import models
+
+    known = models.all_options()
+    try:
+        models.check_used({key: given[f"model.{key}"] for key in known})
+    except OptionError as error:
+        raise ConfigError(f"config.model.{error}") from error
+    for term, what in models.all_loss_terms().items():
+        value = given[f"loss.{term}"]
+        if term not in values.loss_weights and value != what.weight:
+            raise ConfigError(
+                f"config.loss.{term}={value!r}: the chosen network has no such term of the loss; "
+                f"leave it at its default, {what.weight:g}"
+            )
+    if not any(values.loss_weights.values()):
+        raise ConfigError(
+            f"config.loss: the weights of {', '.join(values.loss_weights)} are all 0, so nothing would be "
+            "learned"
+        )
+    for key in ("name", "backbone"):
+        option = known[key]
+        cls = option.option.selects.get(values.model.get(key, ""))
+        home = cls.__module__ if cls else "dpanet_jax"
+        if home.partition(".")[0] != "dpanet_jax" and home not in values.run.imports:
+            raise ConfigError(
+                f"config.model.{key}={values.model[key]} is registered by the module {home}: name it in "
+                f"config.imports, so that what reads the run's checkpoints imports it too"
+            )
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Imports modules that register networks or data sets. ConfigError where one cannot be imported."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"config.imports: the module {name} cannot be imported ({error}); "
+                "its folder must be on PYTHONPATH"
+            ) from error
+
+
+def check_class_weights(weights: tuple[float, ...], names: Iterable[str], dataset: str) -> None:
     """Raises ConfigError where the loss's class weights are not one for each of the data set's classes."""
-    weights = tuple(config.loss.class_weights)
+    names = tuple(names)
     if weights and len(weights) != len(names):
         raise ConfigError(
-            f"config.loss.class_weights has {len(weights)} values; {config.data.dataset} has {len(names)} "
+            f"config.loss.class_weights has {len(weights)} values; {dataset} has {len(names)} "
             f"classes: {', '.join(names)}"
         )
 
 
-def model_options(config: ConfigDict) -> dict:
-    """`config.model` as keyword arguments of `models.build`: all but where weights come from."""
-    options = dict(config.model.items())
-    del options["pretrained"], options["pretrained_missing"]
-    return options
+def resolved(config: ConfigDict) -> ConfigDict:
+    """A copy whose local paths are absolute, so that a run means the same from every folder."""
+    config = config.copy_and_resolve_references()
+    if config.data.data_dir:
+        config.data.data_dir = str(paths.local(config.data.data_dir))
+    return config
 
 
-def to_dict(config: ConfigDict) -> dict:
+def to_dict(config: ConfigDict) -> dict[str, Any]:
     """The config as plain nested dictionaries that JSON can hold (tuples become lists)."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-def from_dict(values: dict) -> ConfigDict:
-    """The inverse of `to_dict`, on the defaults; ConfigError for a key that is none of them."""
+def from_dict(values: Mapping[str, Any], written_by: str = "another version") -> ConfigDict:
+    """The inverse of `to_dict`, on the defaults; `written_by` is the version that stored it.
+
+    Imports the modules of the stored `imports` first. Raises ConfigError for a key that this version does
+    not know.
+    """
+    import_modules(values.get("imports", ()))
     config = default_config()
-    known = flatten(config)
+    known = all_keys()
     for key, value in flatten(values).items():
         if key not in known:
-            raise ConfigError(f"the stored config has the key {key}, which this version does not know")
-        parent, _, name = key.rpartition(".")
+            raise ConfigError(
+                f"the stored config has the key {key}, which dpanet_jax {__version__} does not know: it was "
+                f"written by {written_by}; use that version"
+            )
+        section, _, name = key.rpartition(".")
         value = tuple(value) if isinstance(value, list) else value
-        (config[parent] if parent else config)[name] = value
+        (config[section] if section else config)[name] = value
     return config
 
 
-def differences(old: dict, new: dict) -> list[str]:
-    """What keeps a run with config `old` from going on with `new`: "key: old value, now new value"."""
-    old, new = flatten(old), flatten(new)
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What keeps a run with config `old` from going on with `new`: "key: old value, now new value".
+
+    Both are of `to_dict`. What `old` does not say had its default. Options that neither network uses do
+    not count.
+    """
+    from dpanet_jax import models
+
+    defaults = flatten(to_dict(default_config()))
+    before, now = ({**defaults, **flatten(values)} for values in (old, new))
+    options = models.all_options()
+    in_use = {f"model.{key}" for values in (old, new) for key in models.used_options(values["model"])}
+    unused = {f"model.{key}" for key in options} - in_use
     return [
-        f"{key}: {old.get(key, 'absent')!r}, now {new.get(key, 'absent')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if key not in _FREE_KEYS and old.get(key) != new.get(key)
+        f"{key}: {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in _FREE_KEYS | unused and before.get(key) != now.get(key)
     ]
+
+
+def reference() -> str:
+    """Every key with its default, values and meaning: the tables of the docs, in Markdown."""
+    lines: list[str] = []
+    current = None
+    for key, option in all_keys().items():
+        section = key.rpartition(".")[0]
+        if section != current:
+            current = section
+            title = f"config.{section}" if section else "config"
+            lines += [
+                "",
+                f"### `{title}`",
+                "",
+                "| key | default | values | what it does |",
+                "| --- | --- | --- | --- |",
+            ]
+        default = f"`{option.default!r}`"
+        lines.append(f"| `{key}` | {default} | {_values_in_words(option)} | {_words_of(key, option)} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _values_in_words(option: Declared) -> str:
+    if option.choices:
+        return ", ".join(f"`{choice}`" for choice in option.choices)
+    return option.values_in_words()
+
+
+def _words_of(key: str, option: Declared) -> str:
+    words = option.option.words
+    return words if not key.startswith("model.") else words + _users_in_words(option.key)
+
+
+def _users_in_words(key: str) -> str:
+    """Which heads or backbones have an option, where not all of them do."""
+    from dpanet_jax import models
+    from dpanet_jax.options import family, merged
+
+    for registry in (models.HEADS, models.BACKBONES):
+        users = [name for name, cls in registry.items() if key in merged(family(cls))]
+        if users and len(users) < len(registry):
+            return f" ({', '.join(users)})"
+    return ""

@@ -27,7 +27,7 @@ class Option:
     words: what it does, for the reference page. key: its name in the configuration, where that is not the
     field's. least and most are reached, below and above are not; of a tuple they bound every element.
     length: how many elements a tuple must have. selects: the class that a choice brings in, whose options
-    then count too.
+    then count too; the choices of a plain text are its keys.
     """
 
     words: str
@@ -52,12 +52,17 @@ class Declared:
     default: Any
     option: Option
 
-    def check(self, value: Any, prefix: str = "") -> Any:
+    @property
+    def choosing(self) -> bool:
+        """Whether a choice of its brings in a class."""
+        return bool(self.option.selects)
+
+    def check(self, value: Any, name: str = "") -> Any:
         """The value as the field takes it (a list becomes a tuple, an int a float where it should be one).
 
-        Raises OptionError, which begins with `prefix` and the key.
+        Raises OptionError, which begins with `name` (none: the key).
         """
-        name, option = f"{prefix}{self.key}", self.option
+        name, option = name or self.key, self.option
         if self.choices:
             choose(name, value, self.choices)
             return value
@@ -102,6 +107,10 @@ class Declared:
         )
 
     def _bounds_in_words(self) -> str:
+        words = self._bounds()
+        return f"every value must be {words}" if get_origin(self.type) is tuple else f"must be {words}"
+
+    def _bounds(self) -> str:
         option = self.option
         bounds = {
             "at least": option.least,
@@ -109,8 +118,17 @@ class Declared:
             "below": option.below,
             "above": option.above,
         }
-        words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-        return f"every value must be {words}" if get_origin(self.type) is tuple else f"must be {words}"
+        return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+
+    def values_in_words(self) -> str:
+        """Which values it may have, such as "a number, at least 0", for the reference page."""
+        if self.choices:
+            return ", ".join(map(str, self.choices))
+        words = _SINGULAR.get(self.type) or _PLURAL[get_args(self.type)[0]]
+        if self.option.length is not None:
+            words = f"{self.option.length} {words}"
+        bounds = self._bounds()
+        return f"{words}, {bounds}" if bounds else words
 
 
 _SINGULAR = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
@@ -147,7 +165,7 @@ def declared(owner: type) -> dict[str, Declared]:
         option = next((mark for mark in marks if isinstance(mark, Option)), None)
         if option is None:
             continue
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        choices = get_args(kind) if get_origin(kind) is Literal else tuple(option.selects)
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -200,7 +218,7 @@ def read(owner: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """
     known = declared(owner)
     check_names(values, known, prefix)
-    checked = {known[key].field: known[key].check(value, prefix) for key, value in values.items()}
+    checked = {known[key].field: known[key].check(value, prefix + key) for key, value in values.items()}
     try:
         return owner(**checked)
     except OptionError as error:
@@ -215,6 +233,12 @@ def check_names(values: Iterable[str], known: Mapping[str, Declared], prefix: st
                 f"{prefix}{name} is not an option{did_you_mean(name, known)}; "
                 f"the options are {', '.join(known)}"
             )
+
+
+def check_fields(instance: Any) -> None:
+    """Raises OptionError, naming the field, where an option of a dataclass has a value it may not have."""
+    for own in declared(type(instance)).values():
+        own.check(getattr(instance, own.field), own.field)
 
 
 def own_fields(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,140 +1,126 @@
-"""The networks: `build` makes one from plain options."""
+"""The networks: `build` makes one from plain options; the registry says which there are."""
 
-import difflib
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
-from dpanet_jax.models.attention import POOL_SIZES, choose
-from dpanet_jax.models.heads import CHANNEL, FUSION, SPATIAL
-from dpanet_jax.models.layers import BN_VARIANCES
-from dpanet_jax.models.resnet import ARCHITECTURES, STEMS
-from dpanet_jax.models.segmenter import Segmenter
-
-_DEFAULTS = {
-    "name": "dpanet",
-    "backbone": "resnet50",
-    "stem": "plain",
-    "width": 64,
-    "output_stride": 8,
-    "multi_grid": (),
-    "reduce_channels": 512,
-    "fusion": "concat",
-    "spatial": "spa",
-    "channel": "cpa",
-    "pool_sizes": "mixed",
-    "qkv": "identity",
-    "pool": "avg",
-    "affinity": "subtract",
-    "auxiliary": True,
-    "dropout": 0.1,
-    "dtype": "float32",
-    "param_dtype": "float32",
-    "axis_name": None,
-    "remat": False,
-    "bn_variance": "unbiased",
-    "align_corners": False,
-}
-
-_CHOICES = {
-    "name": ("dpanet", "fcn"),
-    "backbone": tuple(ARCHITECTURES),
-    "stem": STEMS,
-    "output_stride": (8, 16, 32),
-    "fusion": FUSION,
-    "spatial": SPATIAL,
-    "channel": CHANNEL,
-    "pool_sizes": tuple(POOL_SIZES),
-    "qkv": ("identity", "conv"),
-    "pool": ("avg", "max"),
-    "affinity": ("subtract", "square"),
-    "bn_variance": BN_VARIANCES,
-}
-_DTYPES = ("float32", "bfloat16", "float64")
-
-_BACKBONE = ("stem", "width", "output_stride", "remat")
-_HEAD = (
-    "reduce_channels",
-    "fusion",
-    "spatial",
-    "channel",
-    "pool_sizes",
-    "qkv",
-    "pool",
-    "affinity",
+from dpanet_jax.models.heads.fcn import FCNHead
+from dpanet_jax.models.layers import Numerics
+from dpanet_jax.models.loss_term import LossTerm
+from dpanet_jax.models.registry import (
+    BACKBONES,
+    HEADS,
+    NETWORKS,
+    register_backbone,
+    register_head,
+    register_network,
 )
+from dpanet_jax.models.segmenter import Segmenter, init_variables
+from dpanet_jax.options import Declared, OptionError, check_names, declared, family, merged, own_fields, used
+
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "NETWORKS",
+    "LossTerm",
+    "Numerics",
+    "Segmenter",
+    "build",
+    "init_variables",
+    "register_backbone",
+    "register_head",
+    "register_network",
+]
 
 
-def build(num_classes: int, **options) -> Segmenter:
-    """The network for `num_classes` classes; `options` are the keys of `config.model` (there documented).
+def build(
+    num_classes: int, *, param_dtype: Any = "float32", axis_name: str | None = None, **options: Any
+) -> Segmenter:
+    """The network for `num_classes` classes; `options` are the keys of `config.model`, there documented.
 
-    Besides those: `param_dtype`, and `axis_name`, the mapped axis that batch norm averages over. None
-    stands for 0 in `reduce_channels` and for () in `multi_grid`. Raises ValueError naming the option that
-    is unknown, of a wrong type or not among its choices.
+    `axis_name` is the mapped axis that batch norm averages over. None stands for 0 in `reduce_channels` and
+    for () in `multi_grid`. Raises OptionError (a ValueError) naming the option that is unknown, has a value
+    that it may not have, or is not its default although no chosen module uses it.
     """
-    for name in options:
-        if name not in _DEFAULTS:
-            near = difflib.get_close_matches(name, _DEFAULTS, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            known = ", ".join(_DEFAULTS)
-            raise ValueError(f"{name!r} is not an option of a model; {hint}The options are {known}")
-    values = {**_DEFAULTS, **options}
-    for name, empty in (("reduce_channels", 0), ("multi_grid", ())):
-        values[name] = empty if values[name] is None else values[name]
-    _check(num_classes, values)
-    dtypes = {name: _dtype(name, values[name]) for name in ("dtype", "param_dtype")}
-    return Segmenter(
-        num_classes=num_classes,
-        head_name=values["name"],
-        backbone_options={
-            "architecture": values["backbone"],
-            "multi_grid": tuple(values["multi_grid"]),
-            **{name: values[name] for name in _BACKBONE},
-        },
-        head_options={name: values[name] for name in _HEAD},
-        auxiliary=values["auxiliary"],
-        dropout=float(values["dropout"]),
-        **dtypes,
-        **{name: values[name] for name in ("axis_name", "bn_variance", "align_corners")},
+    if type(num_classes) is not int or num_classes < 1:
+        raise OptionError(f"num_classes={num_classes!r}: must be a whole number, 1 or more")
+    values = check_options(options)
+    check_used(values)
+    numerics = Numerics(
+        param_dtype=_dtype_name(param_dtype), axis_name=axis_name, **own_fields(Numerics, values)
     )
+    model = Segmenter(num_classes, numerics=numerics, options=values, **own_fields(Segmenter, values))
+    _check_modules(model)
+    return model
 
 
-def _check(num_classes, values) -> None:
-    for name, choices in _CHOICES.items():
-        choose(name, values[name], choices)
-    counts = {"num_classes": (num_classes, 1), "width": (values["width"], 1)}
-    counts["reduce_channels"] = (values["reduce_channels"], 0)
-    for name, (value, least) in counts.items():
-        if not _is_count(value, least):
-            raise ValueError(f"{name}={value!r}: must be a whole number, {least} or more")
-    if values["backbone"].startswith("resnest") and values["width"] % 2:
-        raise ValueError(f"width={values['width']}: must be even for a ResNeSt, whose splits halve it")
-    for name in ("auxiliary", "remat", "align_corners"):
-        if not isinstance(values[name], bool):
-            raise ValueError(f"{name}={values[name]!r}: must be True or False")
-    dropout, axis_name, multi_grid = values["dropout"], values["axis_name"], values["multi_grid"]
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout!r}: must be a number, at least 0 and below 1")
-    if not (axis_name is None or isinstance(axis_name, str)):
-        raise ValueError(f"axis_name={axis_name!r}: must be the name of a mapped axis, or None")
-    if not isinstance(multi_grid, tuple | list) or not all(_is_count(d, 1) for d in multi_grid):
-        raise ValueError(f"multi_grid={multi_grid!r}: must be a tuple of dilations, or ()")
-    depth = ARCHITECTURES[values["backbone"]][1][3]
-    if len(multi_grid) not in (0, depth):
-        raise ValueError(
-            f"multi_grid={multi_grid!r}: the last stage of {values['backbone']} has {depth} blocks, "
-            "each needs one dilation"
-        )
+def all_options() -> dict[str, Declared]:
+    """{key: option} of every network that can be built: the keys of config.model."""
+    return merged([*family(Segmenter), Numerics])
 
 
-def _is_count(value, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def used_options(values: Mapping[str, Any]) -> dict[str, Declared]:
+    """{key: option} of those that the network which `values` (by key; else the defaults) choose uses."""
+    own = declared(Segmenter)
+    name = values.get("name", own["name"].default)
+    if name in NETWORKS:
+        found = {key: own[key] for key in ("name", "align_corners")} | used(NETWORKS[name], values)
+    else:
+        found = used(Segmenter, values)
+        if values.get("auxiliary", own["auxiliary"].default):
+            found |= declared(FCNHead)
+    return found | declared(Numerics)
 
 
-def _dtype(name: str, value) -> jnp.dtype:
+def all_loss_terms() -> dict[str, LossTerm]:
+    """{term: output and default weight} of every head and network, and the auxiliary head's."""
+    found = {}
+    for owner in (*HEADS.values(), *NETWORKS.values()):
+        for term, what in owner.LOSS_TERMS.items():
+            if found.setdefault(term, what) != what:
+                raise TypeError(f"the loss term {term} of {owner.__name__} is another than {found[term]}")
+    return {**found, "auxiliary": Segmenter.AUXILIARY_TERM}
+
+
+def check_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the modules take them. Raises OptionError for an unknown option or a wrong value."""
+    known = all_options()
+    check_names(values, known)
+    checked = {}
+    for key, value in values.items():
+        if value is None and key in ("reduce_channels", "multi_grid"):
+            value = type(known[key].default)()
+        checked[key] = known[key].check(_dtype_name(value) if key == "dtype" else value)
+    return checked
+
+
+def check_used(values: Mapping[str, Any]) -> None:
+    """Raises OptionError for an option that no chosen module uses and whose value is not its default."""
+    in_use = used_options(values)
+    for key, own in all_options().items():
+        if key not in in_use and values.get(key, own.default) != own.default:
+            chosen = ", ".join(
+                f"{other}={values.get(other, what.default)}"
+                for other, what in in_use.items()
+                if what.choosing
+            )
+            raise OptionError(
+                f"{key}={values[key]!r}: no chosen module uses it ({chosen}); "
+                f"leave it at its default, {own.default!r}"
+            )
+
+
+def _check_modules(model: Segmenter) -> None:
+    """Makes the backbone and the head once: what concerns several options at a time is checked there."""
+    if model.head_name not in NETWORKS:
+        cls = BACKBONES[model.backbone_name]
+        cls(architecture=model.backbone_name, **own_fields(cls, model.options))
+
+
+def _dtype_name(value: Any) -> Any:
+    """The name of a dtype however it is given; what is none stays as it is, for the check to refuse."""
     try:
-        dtype = None if value is None else jnp.dtype(value)
+        return value if value is None else jnp.dtype(value).name
     except (TypeError, ValueError, SyntaxError):  # NumPy parses some strings as structures
-        dtype = None
-    if dtype is None or dtype.name not in _DTYPES:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(_DTYPES)}")
-    return dtype
+        return value

@@ -3,20 +3,17 @@
 Axes: B batch, H and W of a feature map, N = H·W positions, T pooled positions, C channels.
 """
 
+from typing import Annotated, Any, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpanet_jax.models.pooling import EVEN, ODD, check_mode, pyramid_pool
+from dpanet_jax.models.pooling import EVEN, ODD, pyramid_pool
+from dpanet_jax.options import Option, check_fields
 
 # Pyramid sizes of the keys and of the values (section 3.2 and table 4).
 POOL_SIZES = {"mixed": (EVEN, ODD), "even": (EVEN, EVEN), "odd": (ODD, ODD)}
-
-
-def choose(name: str, value, choices) -> None:
-    """Raises ValueError where an option's value is not one of its choices, or is so by another type."""
-    if type(value) is not type(choices[0]) or value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
 
 
 def softmax(logits: jax.Array) -> jax.Array:
@@ -24,24 +21,42 @@ def softmax(logits: jax.Array) -> jax.Array:
     return nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
 
 
+def product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """An einsum whose result is logits: summed in at least float32, at full precision on every device.
+
+    A softmax turns an error of its logits into a factor, and these logits are scaled by nothing.
+    """
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
+
+
 class SpatialPoolAttention(nn.Module):
     """SPA (eq. 8 and 9): every position attends to T = 325 pooled ones. (B, H, W, C) → the same.
 
-    sizes: "mixed" (keys from the even pyramid, values from the odd one), "even" or "odd". qkv: "identity"
-    (λ is then the only parameter) or "conv", 1×1 convolutions before pooling. pool: "avg" or "max".
+    With qkv "identity", λ is the only parameter. Raises OptionError for a value out of its choices.
     """
 
-    sizes: str = "mixed"
-    qkv: str = "identity"
-    pool: str = "avg"
-    dtype: jnp.dtype | None = None
-    param_dtype: jnp.dtype = jnp.float32
+    sizes: Annotated[
+        Literal["mixed", "even", "odd"],
+        Option(
+            "pyramid of SPA: keys from the even sizes and values from the odd ones, or both from one",
+            key="pool_sizes",
+        ),
+    ] = "mixed"
+    qkv: Annotated[
+        Literal["identity", "conv"],
+        Option("queries, keys and values of SPA: the input, or 1×1 convolutions of it"),
+    ] = "identity"
+    pool: Annotated[Literal["avg", "max"], Option("pooling of SPA")] = "avg"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        choose("sizes", self.sizes, tuple(POOL_SIZES))
-        choose("qkv", self.qkv, ("identity", "conv"))
-        check_mode(self.pool, "pool")
         key_sizes, value_sizes = POOL_SIZES[self.sizes]
         batch, height, width, channels = x.shape
         q = k = v = x
@@ -54,8 +69,7 @@ class SpatialPoolAttention(nn.Module):
         k = pyramid_pool(k, key_sizes, self.pool)  # (B, T, C)
         v = pyramid_pool(v, value_sizes, self.pool)  # (B, T, C)
         # Eq. 8; its sum "to N" runs over the pooled positions: M is T × N. No scaling, as in DANet.
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        m = softmax(jnp.einsum("bnc,btc->bnt", q, k, preferred_element_type=wide))
+        m = softmax(product("bnc,btc->bnt", q, k))
         attended = jnp.einsum("bnt,btc->bnc", m.astype(v.dtype), v).reshape(x.shape)
         # Eq. 9.
         scale = self.param("lambda", nn.initializers.zeros, (), self.param_dtype)
@@ -65,21 +79,25 @@ class SpatialPoolAttention(nn.Module):
 class ChannelPoolAttention(nn.Module):
     """CPA (eq. 10 to 14): every channel attends to those it differs from. (B, H, W, C) → the same.
 
-    affinity: "subtract" or "square" (eq. 12). μ is the only parameter.
+    μ is the only parameter. Raises OptionError for a value out of its choices.
     """
 
-    affinity: str = "subtract"
-    dtype: jnp.dtype | None = None
-    param_dtype: jnp.dtype = jnp.float32
+    affinity: Annotated[
+        Literal["subtract", "square"],
+        Option("how CPA compares channels (eq. 12): the difference, or its square"),
+    ] = "subtract"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        choose("affinity", self.affinity, ("subtract", "square"))
         batch, height, width, channels = x.shape
-        wide = jnp.promote_types(x.dtype, jnp.float32)
         q = x.reshape(batch, height * width, channels)  # (B, N, C)
-        # Eq. 10. D grows with N and the activations' scale: never in less than full float32.
-        d = jnp.einsum("bni,bnj->bij", q.astype(wide), q.astype(wide), precision="highest")
+        d = product("bni,bnj->bij", q, q)  # eq. 10
         d_hat = d.max(axis=-1, keepdims=True)  # eq. 11
         e = d_hat - d if self.affinity == "subtract" else (d_hat - d) ** 2  # eq. 12
         a = softmax(e)  # eq. 13, with the exp that its denominator lacks
@@ -98,20 +116,19 @@ class NonLocal(nn.Module):
     """
 
     channels: int = 256
-    dtype: jnp.dtype | None = None
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
 
-        def conv(features, name, **options):
+        def conv(features: int, name: str, **options: Any) -> nn.Dense:
             return nn.Dense(features, dtype=self.dtype, param_dtype=self.param_dtype, name=name, **options)
 
         alpha = conv(self.channels, "query_key")(x).reshape(batch, height * width, self.channels)
         gamma = conv(self.channels, "value")(x).reshape(batch, height * width, self.channels)
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        m = softmax(jnp.einsum("bnc,bmc->bnm", alpha, alpha, preferred_element_type=wide))  # eq. 2
+        m = softmax(product("bnc,bmc->bnm", alpha, alpha))  # eq. 2
         o = jnp.einsum("bnm,bmc->bnc", m.astype(gamma.dtype), gamma)  # eq. 3
         o = conv(channels, "output", kernel_init=nn.initializers.zeros)(o)
         return o.reshape(x.shape) + x

@@ -1,64 +1,128 @@
-"""What the networks are made of: convolution, pooling and batch norm as PyTorch computes them.
+"""What the networks are made of: convolution, pooling, batch norm and dropout as PyTorch computes them.
 
-Every padding is PyTorch's symmetric one.
+Every padding is PyTorch's symmetric one. Axes: B batch, H and W of a feature map, C channels.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpanet_jax.models.attention import choose
+from dpanet_jax.options import Option, OptionError, check_fields, choose, declared
 
-# torchvision's initialisation: normal, variance 2 / fan_out.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+Initializer = Callable[..., jax.Array]
+
+# torchvision's initialisation of a backbone: normal, variance 2 / fan_out.
+kaiming_normal: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# torch.nn.Conv2d's default, uniform in ±1/√fan_in, which the reference heads keep. The backbone's
+# would start a classifier of a few classes at logits of ±10 and more.
+torch_default: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+# Above so many groups a convolution is left whole; see `Conv`.
+_SPLIT_GROUPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """How all layers of a network compute; one of it is handed to every backbone, head and network.
+
+    axis_name is the mapped axis (of pmap) that batch norm and dropout span; None outside of one.
+    """
+
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float64"],
+        Option("type of the computation; with bfloat16, parameters, statistics and softmax stay float32"),
+    ] = "float32"
+    bn_variance: Annotated[
+        Literal["unbiased", "biased"],
+        Option("running variance that batch norm keeps: unbiased, as PyTorch, or biased, as Flax"),
+    ] = "unbiased"
+    param_dtype: str = "float32"
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        choose("param_dtype", self.param_dtype, declared(Numerics)["dtype"].choices)
+        if not (self.axis_name is None or isinstance(self.axis_name, str)):
+            raise OptionError(f"axis_name={self.axis_name!r}: must be the name of a mapped axis, or None")
+
+    def layers(
+        self, train: bool, kernel_init: Initializer = kaiming_normal
+    ) -> tuple[Callable[..., "Conv"], Callable[..., "BatchNorm"]]:
+        """`conv` and `norm`, the two constructors that every part of a network builds with."""
+        conv = partial(Conv, kernel_init=kernel_init, **self.types())
+        norm = partial(
+            BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=self.axis_name,
+            variance=self.bn_variance,
+            **self.types(),
+        )
+        return conv, norm
+
+    def types(self) -> dict[str, Any]:
+        """`dtype` and `param_dtype`, as Flax's layers take them."""
+        return {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
 
 
 class Conv(nn.Module):
-    """A square convolution, padding dilation · (kernel_size // 2).
+    """A convolution, padded by dilation · (kernel size // 2). (B, H, W, C) → (B, H', W', features).
 
-    A 1×1 kernel is stored as (C, features) and is a matrix product: its weight gradient takes less than
-    half the time on a CPU. With `groups` the kernel is (k, k, C/groups, features), and each group is a
-    convolution of its own: XLA's grouped one takes 5 times as long on a CPU, its gradient in float64 20.
+    H' is ⌈H/stride⌉ where the kernel's height is odd, W' likewise. `kernel_size` is (height, width), or one
+    number for both. A 1×1 kernel of one group is stored as (C, features) and is a matrix product: its weight
+    gradient takes less than half the time on a CPU. Any other is (height, width, C/groups, features). A few
+    groups are a convolution each: XLA's grouped one takes 5 times as long on a CPU, its gradient in float64
+    20 times. Many groups (depthwise: `groups=C`) are one grouped convolution: a hundred small ones take
+    seconds to compile.
     """
 
     features: int
-    kernel_size: int = 3
+    kernel_size: int | tuple[int, int] = 3
     stride: int = 1
     dilation: int = 1
     groups: int = 1
     use_bias: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    kernel_init: Callable = kaiming_normal
+    kernel_init: Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        shape = shape[2:] if self.kernel_size == 1 else shape
+        size = self.kernel_size
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        is_product = size == (1, 1) and self.groups == 1
+        shape = (x.shape[-1] // self.groups, self.features)
+        shape = shape if is_product else (*size, *shape)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = (
             self.param("bias", nn.initializers.zeros, shape[-1:], self.param_dtype) if self.use_bias else None
         )
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        if self.kernel_size == 1:
+        if is_product:
             y = jnp.matmul(x[:, :: self.stride, :: self.stride], kernel)
         else:
-            pad = self.dilation * (self.kernel_size // 2)
-            convolve = partial(
-                jax.lax.conv_general_dilated,
-                window_strides=(self.stride, self.stride),
-                padding=[(pad, pad), (pad, pad)],
-                rhs_dilation=(self.dilation, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-            inputs, kernels = (jnp.split(part, self.groups, axis=-1) for part in (x, kernel))
-            y = jnp.concatenate([convolve(*pair) for pair in zip(inputs, kernels, strict=True)], axis=-1)
+            y = self._convolve(x, kernel, size)
         return y if bias is None else y + bias
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array, size: tuple[int, ...]) -> jax.Array:
+        convolve = partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(self.stride, self.stride),
+            padding=[(self.dilation * (n // 2),) * 2 for n in size],
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.groups > _SPLIT_GROUPS:
+            return convolve(x, kernel, feature_group_count=self.groups)
+        inputs, kernels = (jnp.split(part, self.groups, axis=-1) for part in (x, kernel))
+        return jnp.concatenate([convolve(*pair) for pair in zip(inputs, kernels, strict=True)], axis=-1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -97,9 +161,6 @@ def average_down(x: jax.Array, stride: int) -> jax.Array:
     return nn.avg_pool(x, (stride, stride), (stride, stride), pads, count_include_pad=False)
 
 
-BN_VARIANCES = ("unbiased", "biased")
-
-
 class BatchNorm(nn.BatchNorm):
     """Flax's batch norm, whose running variance may be of the unbiased estimate, as PyTorch keeps it.
 
@@ -111,7 +172,6 @@ class BatchNorm(nn.BatchNorm):
     variance: str = "unbiased"
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        choose("bn_variance", self.variance, BN_VARIANCES)
         unbiased = self.variance == "unbiased" and not self.use_running_average
         old = self.get_variable("batch_stats", "var") if unbiased else None
         y = super().__call__(x)
@@ -124,17 +184,26 @@ class BatchNorm(nn.BatchNorm):
         return y
 
 
-def layers(dtype, param_dtype, axis_name, train: bool, bn_variance: str = "unbiased"):
-    """`conv` and `norm`, the two constructors that every part of the network builds with."""
-    conv = partial(Conv, dtype=dtype, param_dtype=param_dtype)
-    norm = partial(
-        BatchNorm,
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        axis_name=axis_name,
-        variance=bn_variance,
-    )
-    return conv, norm
+class ChannelDropout(nn.Module):
+    """torch.nn.Dropout2d: in training, whole channels of an example are set to 0. (B, H, W, C) → the same.
+
+    The mask is drawn for the global batch, and under a mapped axis each device takes its rows of it, so
+    that the numbers do not depend on how a batch is spread over devices.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0:
+            return x
+        batch, channels = x.shape[0], x.shape[-1]
+        rng = self.make_rng("dropout")
+        # At init no axis is bound; the mask's rows do not matter there.
+        devices = 1 if self.axis_name is None or self.is_initializing() else jax.lax.axis_size(self.axis_name)
+        keep = jax.random.bernoulli(rng, 1 - self.rate, (devices * batch, 1, 1, channels))
+        if devices > 1:
+            start = jax.lax.axis_index(self.axis_name) * batch
+            keep = jax.lax.dynamic_slice_in_dim(keep, start, batch)
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)

@@ -3,10 +3,15 @@
 Axes: B batch, H and W of a feature map, C channels, n pooled positions an axis, T pooled positions in all.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpanet_jax.options import choose
+
+MODES = ("avg", "max")
 EVEN = (1, 4, 8, 10, 12)
 ODD = (1, 5, 7, 9, 13)
 assert sum(n * n for n in EVEN) == sum(n * n for n in ODD) == 325  # eq. 7
@@ -32,9 +37,10 @@ def adaptive_pool(x: jax.Array, size: int, mode: str = "avg") -> jax.Array:
     """(B, H, W, C) → (B, size, size, C), the average ("avg") or the maximum ("max") of each bin.
 
     An average is separable, so it is two products with fixed matrices: that exports and partitions
-    well. Sums are in at least float32; the result has x's dtype. Raises ValueError for another mode.
+    well. Sums are in at least float32 and at full precision on every device; the result has x's dtype.
+    Raises OptionError for another mode.
     """
-    check_mode(mode)
+    choose("mode", mode, MODES)
     if mode == "max":
         rows = [x[:, start:end].max(axis=1) for start, end in bins(x.shape[1], size)]
         x = jnp.stack(rows, axis=1)
@@ -42,18 +48,12 @@ def adaptive_pool(x: jax.Array, size: int, mode: str = "avg") -> jax.Array:
     wide = jnp.promote_types(x.dtype, jnp.float32)
     rows = jnp.asarray(averaging_matrix(x.shape[1], size), wide)
     columns = jnp.asarray(averaging_matrix(x.shape[2], size), wide)
-    highest = jax.lax.Precision.HIGHEST
-    pooled = jnp.einsum("nh,bhwc->bnwc", rows, x.astype(wide), precision=highest)
-    return jnp.einsum("mw,bnwc->bnmc", columns, pooled, precision=highest).astype(x.dtype)
+    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": wide}
+    pooled = jnp.einsum("nh,bhwc->bnwc", rows, x, **exact)
+    return jnp.einsum("mw,bnwc->bnmc", columns, pooled, **exact).astype(x.dtype)
 
 
-def check_mode(mode: str, option: str = "mode") -> None:
-    """Raises ValueError, naming `option`, where a pooling mode is neither "avg" nor "max"."""
-    if mode not in ("avg", "max"):
-        raise ValueError(f"{option}={mode!r}: choose one of avg, max")
-
-
-def pyramid_pool(x: jax.Array, sizes, mode: str = "avg") -> jax.Array:
+def pyramid_pool(x: jax.Array, sizes: Sequence[int], mode: str = "avg") -> jax.Array:
     """(B, H, W, C) → (B, T, C) with T = Σ n²: row-major within a level, levels in the order given."""
     batch, _, _, channels = x.shape
     levels = [adaptive_pool(x, n, mode).reshape(batch, n * n, channels) for n in sizes]

@@ -21,14 +21,17 @@ def interpolation_matrix(old: int, new: int, align_corners: bool = False) -> np.
     return matrix
 
 
-def resize_bilinear(x: jax.Array, size, align_corners: bool = False) -> jax.Array:
-    """(B, h, w, C) → (B, H, W, C) for `size` (H, W): two products with fixed matrices, in x's dtype."""
-    height, width = size
-    highest = jax.lax.Precision.HIGHEST
-    if x.shape[1] != height:
-        rows = jnp.asarray(interpolation_matrix(x.shape[1], height, align_corners), x.dtype)
-        x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=highest)
-    if x.shape[2] != width:
-        columns = jnp.asarray(interpolation_matrix(x.shape[2], width, align_corners), x.dtype)
-        x = jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=highest)
-    return x
+def resize_bilinear(x: jax.Array, size: tuple[int, int], align_corners: bool = False) -> jax.Array:
+    """(B, h, w, C) → (B, H, W, C) for `size` (H, W), in x's dtype: two products with fixed matrices.
+
+    Sums are in at least float32 and at full precision on every device.
+    """
+    dtype, wide = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    for axis, product in ((1, "Hh,bhwc->bHwc"), (2, "Ww,bhwc->bhWc")):
+        old, new = x.shape[axis], size[axis - 1]
+        if old != new:
+            matrix = jnp.asarray(interpolation_matrix(old, new, align_corners), wide)
+            x = jnp.einsum(
+                product, matrix, x, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide
+            )
+    return x.astype(dtype)

@@ -1,16 +1,27 @@
-"""ResNeSt's block: a bottleneck whose 3×3 convolution attends over its splits (arXiv 2004.08955).
+"""ResNeSt (arXiv 2004.08955): a ResNet whose 3×3 convolutions attend over their splits.
 
-Parameter for parameter the published networks, at radix 2 and one group.
+Parameter for parameter the published networks, at radix 2 and one group. Axes: B batch, H and W of a
+feature map, C channels.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dpanet_jax.models.attention import softmax
-from dpanet_jax.models.layers import average_down, average_pool
+from dpanet_jax.models.backbones.resnet import (
+    MultiGrid,
+    OutputStride,
+    Remat,
+    Width,
+    check_multi_grid,
+    deep_stem,
+    residual_stages,
+)
+from dpanet_jax.models.layers import Numerics, average_down, average_pool
+from dpanet_jax.options import OptionError, check_fields
 
 RADIX = 2
 _REDUCTION = 4
@@ -26,8 +37,8 @@ class SplitAttention(nn.Module):
 
     features: int
     dilation: int
-    conv: Any
-    norm: Any
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -56,8 +67,8 @@ class SplitAttentionBottleneck(nn.Module):
     dilations: tuple[int, int]
     downsample: bool
     average: bool
-    conv: Any
-    norm: Any
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
     expansion = 4
 
     @nn.compact
@@ -71,3 +82,36 @@ class SplitAttentionBottleneck(nn.Module):
             x = self.conv(4 * self.features, 1, name="downsample_conv")(average_down(x, self.stride))
             x = self.norm(name="downsample_bn")(x)
         return nn.relu(y + x)
+
+
+ARCHITECTURES = {"resnest50": (3, 4, 6, 3), "resnest101": (3, 4, 23, 3)}
+
+
+class ResNeSt(nn.Module):
+    """(B, H, W, 3) normalised images → {"c1", …, "c4"}, the outputs of the four stages.
+
+    Stage widths are 4 · `width` · (1, 2, 4, 8). The stem is always deep, ResNeSt-50's of half the width.
+    Raises OptionError for a value that an option may not have.
+    """
+
+    architecture: str
+    numerics: Numerics = Numerics()
+    width: Width = 64
+    output_stride: OutputStride = 8
+    multi_grid: MultiGrid = ()
+    remat: Remat = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.width % RADIX:
+            raise OptionError(f"width={self.width}: must be even for a ResNeSt, whose splits halve it")
+        check_multi_grid(self.architecture, ARCHITECTURES[self.architecture][3], self.multi_grid)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+        conv, norm = self.numerics.layers(train)
+        first = self.width // 2 if self.architecture == "resnest50" else self.width
+        x = deep_stem(x, (first, first, 2 * first), conv, norm)
+        depths = ARCHITECTURES[self.architecture]
+        return residual_stages(self, x, SplitAttentionBottleneck, depths, conv, norm)
