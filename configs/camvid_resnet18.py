@@ -4,7 +4,7 @@ python -m dpanet_jax prepare --dataset=camvid --source=DIR
 python -m dpanet_jax train --config=configs/camvid_resnet18.py --workdir=runs/camvid_resnet18 \
     --config.model.pretrained=resnet18.safetensors
 
-Hardware and expected result: README, "Results".
+Hardware and expected result: docs/results.md.
 """
 
 from dpanet_jax.config import default_config

@@ -3,7 +3,7 @@
 python -m dpanet_jax prepare --dataset=streets
 python -m dpanet_jax train --config=configs/demo.py --workdir=runs/demo
 
-Hardware and expected result: README, "Results".
+Hardware and expected result: docs/results.md.
 """
 
 from dpanet_jax.config import default_config

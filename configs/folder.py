@@ -1,4 +1,4 @@
-"""Your own images: copy this file and change what is yours. README, "Your own data", shows the folder.
+"""Your own images: copy this file and change what is yours. docs/your_own_data.md shows the folder.
 
 python -m dpanet_jax prepare --dataset=folder --source=DIR
 python -m dpanet_jax train --config=configs/folder.py --workdir=runs/mine

@@ -5,21 +5,35 @@ model = dpanet_jax.load("runs/camvid")
 class_ids = model.predict(image)
 """
 
+import os
+from typing import TYPE_CHECKING
+
 from dpanet_jax.version import __version__
+
+if TYPE_CHECKING:
+    from dpanet_jax.evaluation.trained import TrainedModel
 
 __all__ = ["__version__", "load"]
 
 
-def load(workdir_or_checkpoint, which: str = "best", base_size: int | None = None):
-    """A trained model: `.predict(images)`, `.classes` (names, colors), `.config`, `.step`.
+def load(
+    workdir_or_checkpoint: str | os.PathLike[str],
+    which: str | int = "best",
+    base_size: int | None = None,
+    protocol: str | None = None,
+) -> "TrainedModel":
+    """A trained model: `.predict(images)`, `.probabilities(images)`, `.classes`, `.config`, `.step`.
 
     `workdir_or_checkpoint` is a `--workdir` of `train`, or one folder under its `checkpoints`; `which`
     is "best", "latest" or a step's number; `base_size` is the long side in pixels that an image is
-    resized to before the network (0: its own; None: the run's own, config.evaluation.base_size).
-    `predict` takes uint8 (H, W, 3) RGB and returns uint8 (H, W) class ids, or takes a list and returns
-    one. Raises CheckpointError where there is nothing to load.
+    resized to before the network (0: its own) and `protocol` how it is put through it (None: the run's own,
+    config.evaluation).
+
+    `predict` takes uint8 (H, W, 3) RGB and returns uint8 (H, W) class ids; `probabilities` returns float32
+    (H, W, K), which sums to 1 over the K classes. Either takes a list too, of any sizes, and returns one.
+    Raises CheckpointError where there is nothing to load.
     """
     # Here and not above: `import dpanet_jax` alone should not take the seconds that JAX takes.
     from dpanet_jax.evaluation.trained import load_trained
 
-    return load_trained(workdir_or_checkpoint, which, base_size)
+    return load_trained(workdir_or_checkpoint, which, base_size, protocol)

@@ -3,113 +3,131 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from dpanet_jax import config as config_lib
+from dpanet_jax import paths
+from dpanet_jax.config_files import config_names, find_config
+from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.options import did_you_mean
+from dpanet_jax.version import version_line
 
-VERBS = {
-    "prepare": "write a data set to the disk once, checked: --dataset=NAME [--source=DIR]",
-    "train": "train, or go on: --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE …]",
-    "evaluate": "figures on a split: --workdir=DIR [--split=NAME] [--protocol=whole]",
-    "predict": "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER",
-    "export-torch": "weights with PyTorch's names: --workdir=DIR --output=FILE.safetensors",
-    "compare": "hold the numbers against PyTorch's: --config=configs/NAME.py --torch=FILE|random",
-}
+if TYPE_CHECKING:
+    from dpanet_jax.evaluation.trained import TrainedModel
 
-
-class UsageError(ValueError):
-    """The command line is wrong; the message says how."""
+_DATA_DIR = "where data sets are prepared (none: $TFDS_DATA_DIR, or ~/tensorflow_datasets)"
+_CHECKPOINT = "best, latest, or a step's number"
+_BASE_SIZE = "long side that images are resized to before the network (0: their own); none: the run's own"
+_PROTOCOL = "how an image is put through the network: whole; none: the run's own"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0; 1 where the work failed and 2 where the request was wrong."""
+    """Runs one verb. Returns 0; 1 where the work failed and 2 where the request was wrong.
+
+    An error of the package's own kind, or of the operating system, is one line on stderr. Any other is a
+    mistake of the package and is raised.
+    """
     argv = sys.argv[1:] if argv is None else argv
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is as it should be.
     try:
-        if not argv or argv[0] in ("-h", "--help", "help"):
-            print(_usage(), flush=True)
-            return 0 if argv else 2
-        verb = {
-            "prepare": prepare,
-            "train": train,
-            "evaluate": evaluate,
-            "predict": predict,
-            "export-torch": export_torch,
-            "compare": compare,
-        }.get(argv[0])
-        if verb is None:
-            raise UsageError(f"{argv[0]!r} is not a verb: {', '.join(VERBS)}")
-        verb(argv[1:])
+        _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        # What reads our words has gone, as `head` does: nothing to say, nobody to say it to.
+        # The reader of the output has closed it, as `head` does. Nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("dpanet_jax: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError, flags.Error) as error:
+    except (DPANetError, OSError, flags.Error) as error:
         if os.environ.get("DPANET_TRACEBACK"):
             raise
         print(f"dpanet_jax: {_words(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError | flags.Error) else 1
+        if isinstance(error, DPANetError):
+            return error.exit_status
+        return 2 if isinstance(error, flags.Error) else 1
     return 0
 
 
+def _run(argv: list[str]) -> None:
+    if not argv:
+        raise UsageError(f"a verb is missing\n{_usage()}")
+    if argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+    elif argv[0] == "--version":
+        print(version_line())
+    elif argv[0] not in VERBS:
+        raise UsageError(f"{argv[0]!r} is not a verb: {', '.join(VERBS)}{did_you_mean(argv[0], VERBS)}")
+    else:
+        VERBS[argv[0]][0](argv[1:])
+
+
 def _usage() -> str:
-    lines = [f"  {verb:14}{words}" for verb, words in VERBS.items()]
+    lines = [f"  {verb:14}{words}" for verb, (_, words) in VERBS.items()]
     return "\n".join(
         [
             "usage: python -m dpanet_jax VERB --flag=value …",
             *lines,
             "",
-            "python -m dpanet_jax VERB --help lists a verb's flags. DPANET_TRACEBACK=1 shows where an",
-            "error came from.",
+            "python -m dpanet_jax VERB --help lists a verb's flags; --version says which version this is.",
+            "DPANET_TRACEBACK=1 shows where an error came from.",
         ]
     )
 
 
 def _words(error: BaseException) -> str:
-    """What is said of an error: our own as written (DataError lists files), others on one line."""
-    if type(error).__module__.startswith(("dpanet_jax", "__main__")):
+    """What is said of an error: the package's own as written (DataError lists files), others on one line."""
+    if isinstance(error, DPANetError):
         return str(error)
-    text = " ".join(str(error).split())
-    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _parse(verb: str, argv: list[str], define) -> flags.FlagValues:
+def _parse(
+    verb: str, argv: list[str], define: Callable[[flags.FlagValues, list[str]], None]
+) -> flags.FlagValues:
     """This verb's flags from the command line; UsageError for any other, and for a stray word."""
     asked_for_help = any(word in ("-h", "--help") for word in argv)
+    argv = [_with_config_file(word) for word in argv] if not asked_for_help else argv
     values = flags.FlagValues()
     define(values, [] if asked_for_help else argv)
     if asked_for_help:
-        print(f"usage: python -m dpanet_jax {verb} …\n  {VERBS[verb]}\n")
+        print(f"usage: python -m dpanet_jax {verb} …\n  {VERBS[verb][1]}\n")
         for name in sorted(values):
             print(f"  --{name}: {values[name].help}")
         raise SystemExit(0)
     try:
         rest = values([f"dpanet_jax {verb}", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        near = config_lib.did_you_mean(error.flagname, list(values))
+        near = did_you_mean(error.flagname, list(values))
         raise UsageError(f"--{error.flagname} is not a flag of {verb}{near}") from error
+    except (DPANetError, flags.Error):
+        raise
     except AttributeError as error:  # ml_collections' word for a key that the config lacks
         raise UsageError(_unknown_key(argv, error)) from error
-    except (KeyError, TypeError, SyntaxError, ImportError, NameError) as error:
-        raise UsageError(f"--config: {type(error).__name__}: {error}") from error
+    except Exception as error:  # Whatever the user's own file raises is the user's to mend.
+        raise UsageError(f"--config: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if rest:
         raise UsageError(f"{rest[0]!r} was not understood: flags are written --flag=value")
     return values
 
 
+def _with_config_file(word: str) -> str:
+    """`--config=demo` → `--config=PATH/demo.py`; any other word as it is."""
+    flag, is_given, value = word.partition("=")
+    return f"{flag}={find_config(value)}" if flag == "--config" and is_given and value else word
+
+
 def _unknown_key(argv: list[str], error: AttributeError) -> str:
-    known = config_lib.flatten(config_lib.default_config())
+    known = config_lib.all_keys()
     for word in argv:
         key = word.removeprefix("--config.").split("=")[0]
         if word.startswith("--config.") and key not in known:
-            return f"config.{key} is not a key of the config{config_lib.did_you_mean(key, known)}"
+            return f"config.{key} is not a key of the config{did_you_mean(key, known)}"
     return f"--config: {error}"
 
 
@@ -119,53 +137,76 @@ def _required(values: flags.FlagValues, *names: str) -> None:
             raise UsageError(f"--{name} is missing (--help lists the flags)")
 
 
-def _string(values, name: str, words: str, default=None) -> None:
+def _string(values: flags.FlagValues, name: str, words: str, default: str | None = None) -> None:
     flags.DEFINE_string(name, default, words, flag_values=values)
+
+
+def _config_flag(values: flags.FlagValues, argv: list[str]) -> None:
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        f"a file with get_config(), or one of {', '.join(config_names())}; "
+        "--config.KEY=VALUE changes one value",
+        flag_values=values,
+        sys_argv=["dpanet_jax", *argv],
+    )
+
+
+def _model_flags(values: flags.FlagValues, words: str) -> None:
+    _string(values, "workdir", words)
+    _string(values, "checkpoint", _CHECKPOINT, "best")
+
+
+def _protocol_flags(values: flags.FlagValues) -> None:
+    _string(values, "protocol", _PROTOCOL)
+    flags.DEFINE_integer("base_size", None, _BASE_SIZE, lower_bound=0, flag_values=values)
+
+
+def _trained(
+    values: flags.FlagValues, base_size: int | None = None, protocol: str | None = None
+) -> "TrainedModel":
+    from dpanet_jax.evaluation import protocols
+    from dpanet_jax.evaluation.trained import load_trained
+    from dpanet_jax.options import choose
+
+    if protocol is not None:
+        choose("--protocol", protocol, protocols.PROTOCOLS)
+    return load_trained(values.workdir, values.checkpoint, base_size, protocol)
+
+
+def _with_progress(unit: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    from dpanet_jax.progress import progress_bar
+
+    return lambda items: progress_bar(items, unit=unit)
 
 
 def prepare(argv: list[str]) -> None:
     """Writes one data set under data_dir."""
     from dpanet_jax.data.prepare import prepare as prepare_dataset
 
-    def define(values, argv):
+    def define(values: flags.FlagValues, argv: list[str]) -> None:
         _string(values, "dataset", "streets, camvid, folder or folder/NAME")
         _string(values, "source", "where the files are; streets draws its own")
         _string(values, "data_dir", _DATA_DIR)
+        flags.DEFINE_list("imports", [], "modules that register data sets of your own", flag_values=values)
         flags.DEFINE_boolean("overwrite", False, "prepare it again", flag_values=values)
 
     values = _parse("prepare", argv, define)
     _required(values, "dataset")
+    config_lib.import_modules(values.imports)
     print(prepare_dataset(values.dataset, values.data_dir, source=values.source, overwrite=values.overwrite))
-
-
-def _config_flag(values, argv: list[str]) -> None:
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "a file with get_config(); --config.KEY=VALUE changes one value",
-        flag_values=values,
-        sys_argv=["dpanet_jax", *argv],
-    )
-
-
-def _check_config_file(argv: list[str]) -> None:
-    for word in argv:
-        path = word.removeprefix("--config=")
-        if path != word and not os.path.isfile(path):
-            raise UsageError(f"--config={path}: there is no such file")
 
 
 def train(argv: list[str]) -> None:
     """Trains, or goes on where a run was stopped."""
 
-    def define(values, argv):
+    def define(values: flags.FlagValues, argv: list[str]) -> None:
         _config_flag(values, argv)
         _string(values, "workdir", "where the run's files go")
 
-    _check_config_file(argv)
     values = _parse("train", argv, define)
     _required(values, "config", "workdir")
-    config_lib.check(values.config)
+    config_lib.check_config(values.config)
     if values.config.distributed:
         import jax
 
@@ -175,84 +216,66 @@ def train(argv: list[str]) -> None:
     loop.train(values.config, values.workdir)
 
 
-def _trained(values, base_size: int | None = None):
-    from dpanet_jax.evaluation.trained import load_trained
-
-    return load_trained(values.workdir, values.checkpoint, base_size)
-
-
-def _base_size_flag(values) -> None:
-    flags.DEFINE_integer("base_size", None, _BASE_SIZE, lower_bound=0, flag_values=values)
-
-
-_DATA_DIR = "where data sets are prepared (none: $TFDS_DATA_DIR, or ~/tensorflow_datasets)"
-_CHECKPOINT = "best, latest, or a step's number"
-_BASE_SIZE = "long side that images are resized to before the network (0: their own); none: the run's own"
-
-
 def evaluate(argv: list[str]) -> None:
     """Prints and writes the figures of a trained model on a split."""
 
-    def define(values, argv):
-        _string(values, "workdir", "the run to evaluate")
+    def define(values: flags.FlagValues, argv: list[str]) -> None:
+        _model_flags(values, "the run to evaluate")
+        _protocol_flags(values)
         _string(values, "split", "none: the run's validation split")
-        _string(values, "protocol", "how an image is put through the network: whole", "whole")
-        _string(values, "checkpoint", _CHECKPOINT, "best")
-        _base_size_flag(values)
         _string(values, "data_dir", _DATA_DIR + "; none: the run's own")
-        flags.DEFINE_integer("batch_size", 0, "0: the run's own", flag_values=values)
+        flags.DEFINE_integer("batch_size", None, "none: the run's own", lower_bound=1, flag_values=values)
 
     values = _parse("evaluate", argv, define)
     _required(values, "workdir")
-    from dpanet_jax.evaluation import inference, report, trained
-    from dpanet_jax.progress import progress_bar
+    from dpanet_jax.data.split import open_split
+    from dpanet_jax.evaluation import report
+    from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
 
-    if values.protocol not in inference.PROTOCOLS:
-        raise UsageError(f"--protocol={values.protocol}: this version has {', '.join(inference.PROTOCOLS)}")
-    model = _trained(values, values.base_size)
+    model = _trained(values, values.base_size, values.protocol)
     config = model.config
-    split = values.split or config.data.val_split
-    matrix = trained.evaluate_split(
-        model,
+    name = values.split or config.data.val_split
+    split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
+    model.check_classes(split.name, split.classes)
+    evaluated = evaluate_split(
+        model.protocol,
+        model.device_variables,
         split,
-        values.data_dir or config.data.data_dir or None,
         values.batch_size or config.evaluation.batch_size,
-        progress=lambda batches: progress_bar(batches, unit="batch"),
+        progress=_with_progress("batch"),
     )
-    title = f"{config.data.dataset} {split}, protocol {values.protocol}, step {model.step}"
-    report.print_table(matrix, model.classes.names, title, config.evaluation.absent)
-    print(f"written to {trained.write_report(model, matrix, Path(values.workdir), split)}")
+    title = f"{config.data.dataset} {name}, protocol {model.protocol.name}, step {model.step}"
+    report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent)
+    written = report.write_report(model, evaluated.matrix, paths.local(values.workdir), name)
+    print(f"written to {written}")
 
 
 def predict(argv: list[str]) -> None:
     """Writes class ids, colours and overlays for images."""
 
-    def define(values, argv):
-        _string(values, "workdir", "the run whose model predicts")
+    def define(values: flags.FlagValues, argv: list[str]) -> None:
+        _model_flags(values, "the run whose model predicts")
+        _protocol_flags(values)
         _string(values, "input", "an image, or a folder of them")
         _string(values, "output", "a folder for ids/, color/ and overlay/")
-        _string(values, "checkpoint", _CHECKPOINT, "best")
-        _base_size_flag(values)
 
     values = _parse("predict", argv, define)
     _required(values, "workdir", "input", "output")
-    from dpanet_jax.evaluation import trained
-    from dpanet_jax.progress import progress_bar
+    from dpanet_jax.data import images
+    from dpanet_jax.evaluation import predict as predict_lib
 
-    trained.find_images(Path(values.input))
-    images = trained.predict_files(
-        _trained(values, values.base_size),
-        values.input,
-        values.output,
-        progress=lambda items: progress_bar(items, unit="image"),
-    )
-    print(f"{len(images)} images: ids, color and overlay are in {values.output}")
+    found = images.find(paths.local(values.input))
+    output = paths.local(values.output)
+    predict_lib.check_output(output)
+    model = _trained(values, values.base_size, values.protocol)
+    predict_lib.predict_files(model, found, output, progress=_with_progress("image"))
+    print(f"{len(found)} images: ids, color and overlay are in {output}")
 
 
 def compare(argv: list[str]) -> None:
     """Holds the network's numbers against its PyTorch twin's."""
 
-    def define(values, argv):
+    def define(values: flags.FlagValues, argv: list[str]) -> None:
         _config_flag(values, argv)
         _string(values, "torch", "weights for both sides: a file, an hf:// address, or random")
         _string(values, "output", "a folder for report.json and report.png (none: runs/compare/CONFIG)")
@@ -261,10 +284,9 @@ def compare(argv: list[str]) -> None:
         flags.DEFINE_integer("steps", 10, "steps of SGD", flag_values=values)
         flags.DEFINE_integer("images", 0, "images of the split; 0: all, -1: none", flag_values=values)
 
-    _check_config_file(argv)
     values = _parse("compare", argv, define)
     _required(values, "config", "torch")
-    config_lib.check(values.config)
+    config_lib.check_config(values.config)
     for module in ("torch", "matplotlib"):
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"compare needs {module}: pip install {module}")
@@ -274,7 +296,7 @@ def compare(argv: list[str]) -> None:
     run.run(
         values.config,
         values.torch,
-        values.output or Path("runs", "compare", *(Path(file).stem for file in files[-1:])),
+        paths.local(values.output or Path("runs", "compare", *(Path(file).stem for file in files[-1:]))),
         split=values.split or "",
         steps=values.steps,
         precisions=run.PRECISIONS if values.precision == "both" else (values.precision,),
@@ -285,27 +307,34 @@ def compare(argv: list[str]) -> None:
 def export_torch(argv: list[str]) -> None:
     """Writes a trained model's weights with the published PyTorch names."""
 
-    def define(values, argv):
-        _string(values, "workdir", "the run whose model is exported")
+    def define(values: flags.FlagValues, argv: list[str]) -> None:
+        _model_flags(values, "the run whose model is exported")
         _string(values, "output", "the file to write, FILE.safetensors; one that is there is replaced")
-        _string(values, "checkpoint", _CHECKPOINT, "best")
 
     values = _parse("export-torch", argv, define)
     _required(values, "workdir", "output")
     from dpanet_jax.interop import files
 
-    try:
-        files.check_output(values.output)
-    except files.WeightsError as error:
-        raise UsageError(f"--output={error}") from error
+    output = paths.local(values.output)
+    files.check_output(output)
     from dpanet_jax.interop.torch import to_state_dict
 
     model = _trained(values)
     state_dict = to_state_dict(model.variables)
-    files.write_state_dict(state_dict, values.output)
-    print(f"{len(state_dict)} arrays of {model.folder} are in {values.output}")
-    print(f"here:       --config.model.pretrained={values.output}")
-    print(f"in PyTorch: load_state_dict(safetensors.torch.load_file({values.output!r}))")
+    files.write_state_dict(state_dict, output)
+    print(f"{len(state_dict)} arrays of {model.folder} are in {output}")
+    print(f"here:       --config.model.pretrained={output}")
+    print(f"in PyTorch: load_state_dict(safetensors.torch.load_file({str(output)!r}))")
+
+
+VERBS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "prepare": (prepare, "write a data set to the disk once, checked: --dataset=NAME [--source=DIR]"),
+    "train": (train, "train, or go on: --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE …]"),
+    "evaluate": (evaluate, "figures on a split: --workdir=DIR [--split=NAME] [--protocol=whole]"),
+    "predict": (predict, "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER"),
+    "export-torch": (export_torch, "weights with PyTorch's names: --workdir=DIR --output=FILE.safetensors"),
+    "compare": (compare, "hold the numbers against PyTorch's: --config=configs/NAME.py --torch=FILE|random"),
+}
 
 
 if __name__ == "__main__":

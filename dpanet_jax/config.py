@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from dpanet_jax import paths
 from dpanet_jax.data.options import Data
+from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation.options import Evaluation
 from dpanet_jax.interop.options import Pretrained
 from dpanet_jax.options import Declared, Option, OptionError, declared, did_you_mean, read
@@ -48,8 +49,8 @@ class Sections:
     data: Data
     model: dict[str, Any]  # arguments of `models.build`: the options that the chosen network uses
     pretrained: Pretrained
-    loss: Loss
-    loss_weights: dict[str, float]  # of every term that the chosen network has
+    loss: dict[str, float]  # the weight of every term that the chosen network has
+    loss_options: Loss
     optimizer: Optimizer
     training: Training
     evaluation: Evaluation
@@ -117,9 +118,7 @@ def check_config(config: ConfigDict) -> None:
         )
     values = sections(config)
     _check_network(given, values)
-    pretrained = values.pretrained.pretrained
-    if pretrained and not pretrained.startswith("hf://") and not paths.local(pretrained).is_file():
-        raise ConfigError(f"config.model.pretrained={pretrained}: there is no such file")
+    _check_pretrained(values.pretrained.pretrained)
 
 
 def sections(config: ConfigDict) -> Sections:
@@ -147,8 +146,8 @@ def sections(config: ConfigDict) -> Sections:
         data=read_sections["data"],
         model=options,
         pretrained=read_sections["model"],
-        loss=read_sections["loss"],
-        loss_weights={term: weights[term] for term in terms},
+        loss_options=read_sections["loss"],
+        loss={term: weights[term] for term in terms},
         optimizer=read_sections["optimizer"],
         training=read_sections["training"],
         evaluation=read_sections["evaluation"],
@@ -187,15 +186,14 @@ def _check_network(given: Mapping[str, Any], values: Sections) -> None:
         raise ConfigError(f"config.model.{error}") from error
     for term, what in models.all_loss_terms().items():
         value = given[f"loss.{term}"]
-        if term not in values.loss_weights and value != what.weight:
+        if term not in values.loss and value != what.weight:
             raise ConfigError(
                 f"config.loss.{term}={value!r}: the chosen network has no such term of the loss; "
                 f"leave it at its default, {what.weight:g}"
             )
-    if not any(values.loss_weights.values()):
+    if not any(values.loss.values()):
         raise ConfigError(
-            f"config.loss: the weights of {', '.join(values.loss_weights)} are all 0, so nothing would be "
-            "learned"
+            f"config.loss: the weights of {', '.join(values.loss)} are all 0, so nothing would be learned"
         )
     for key in ("name", "backbone"):
         option = known[key]
@@ -206,6 +204,17 @@ def _check_network(given: Mapping[str, Any], values: Sections) -> None:
                 f"config.model.{key}={values.model[key]} is registered by the module {home}: name it in "
                 f"config.imports, so that what reads the run's checkpoints imports it too"
             )
+
+
+def _check_pretrained(pretrained: str) -> None:
+    if not pretrained or pretrained.startswith("hf://"):
+        return
+    try:
+        there = paths.local(pretrained).is_file()
+    except UsageError as error:
+        raise ConfigError(f"config.model.pretrained={error}") from error
+    if not there:
+        raise ConfigError(f"config.model.pretrained={pretrained}: there is no such file")
 
 
 def import_modules(names: Iterable[str]) -> None:

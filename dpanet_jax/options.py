@@ -10,6 +10,7 @@ The class is a dataclass; a Flax module is one too.
 import dataclasses
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -159,9 +160,10 @@ def declared(owner: type) -> dict[str, Declared]:
     """{key: option} of the class's own fields, in their order."""
     found = {}
     for field in dataclasses.fields(owner):
-        if get_origin(field.type) is not Annotated:
+        annotation = _annotation(owner, field)
+        if get_origin(annotation) is not Annotated:
             continue
-        kind, *marks = get_args(field.type)
+        kind, *marks = get_args(annotation)
         option = next((mark for mark in marks if isinstance(mark, Option)), None)
         if option is None:
             continue
@@ -174,6 +176,14 @@ def declared(owner: type) -> dict[str, Declared]:
             key, field.name, owner, type(choices[0]) if choices else kind, choices, default, option
         )
     return found
+
+
+def _annotation(owner: type, field: "dataclasses.Field[Any]") -> Any:
+    """The field's type. After `from __future__ import annotations` a class holds but the text of it."""
+    if not isinstance(field.type, str):
+        return field.type
+    home = next(cls for cls in owner.__mro__ if field.name in vars(cls).get("__annotations__", {}))
+    return eval(field.type, vars(sys.modules[home.__module__]))
 
 
 def family(owner: type) -> list[type]:

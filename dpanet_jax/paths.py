@@ -52,3 +52,21 @@ def write_text(path: Path, text: str) -> Path:
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return path
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to fill; it takes `path`'s place when the block ends without error.
+
+    `path` must not be there, or be an empty folder; one that filled up meanwhile raises OSError. After an
+    error nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    unfinished = staging / path.name
+    try:
+        unfinished.mkdir()  # Not the temporary folder itself, which only its owner may enter.
+        yield unfinished
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

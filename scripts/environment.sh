@@ -10,6 +10,8 @@ extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-depende
 lines = [line.strip() for line in open("requirements.txt") if not line.startswith("#")]
 lines += [line for extra in sys.argv[1:] for line in extras[extra]]
 for requirement in map(Requirement, lines):
+    if requirement.marker and not requirement.marker.evaluate():
+        continue
     if not requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True):
         sys.exit(1)
 PYTHON
@@ -43,11 +45,15 @@ ensure_environment() {
     fi
     echo "The active environment lacks something of requirements.txt${*:+ or of the extras: $*}; using .venv instead."
   fi
-  local extras found stamp
-  extras=$(echo "$* $(gpu_extra)" | xargs | tr ' ' ',')
-  stamp=.venv/.installed-$(cat requirements.txt pyproject.toml tests/constraints.txt | cksum | cut -d ' ' -f 1)-$extras
+  local extras extra found installed stamp
+  extras=$(echo "$* $(gpu_extra)" | xargs)
+  installed=yes
+  stamp=.venv/.installed-$(cat requirements.txt pyproject.toml setup.py tests/constraints.txt | cksum | cut -d ' ' -f 1)
+  for extra in requirements $extras; do
+    [ -e "$stamp-$extra" ] || installed=no
+  done
   PYTHON=$PWD/.venv/bin/python
-  [ -e "$stamp" ] && return
+  [ "$installed" = yes ] && return
   if [ ! -x "$PYTHON" ]; then
     found=$(find_python) || return 1
     echo "Making the environment .venv with $("$found" --version)"
@@ -55,6 +61,8 @@ ensure_environment() {
   fi
   echo "Installing into .venv (a minute or two, once)"
   "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt \
-    --editable ".${extras:+[$extras]}" || return 1
-  touch "$stamp"
+    --editable ".${extras:+[${extras// /,}]}" || return 1
+  for extra in requirements $extras; do
+    touch "$stamp-$extra"
+  done
 }

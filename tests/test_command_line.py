@@ -13,8 +13,9 @@ from PIL import Image
 import dpanet_jax
 from dpanet_jax import models
 from dpanet_jax.__main__ import main
-from dpanet_jax.config import model_options
-from dpanet_jax.evaluation.inference import Predictor
+from dpanet_jax.config import sections
+from dpanet_jax.evaluation.protocols.whole import Whole
+from dpanet_jax.version import __version__
 
 ROOT = Path(__file__).parent.parent
 DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
@@ -83,9 +84,9 @@ def test_evaluate_and_predict_at_another_size(workdir, tmp_path):
     assert main([*argv, "--base_size=64"]) == 0
     ids = np.asarray(Image.open(tmp_path / "ids" / "image.png"))
     model = dpanet_jax.load(workdir)
-    network = models.build(len(model.classes.names), **model_options(model.config))
-    by_hand = Predictor(network, model.classes, base_size=64, variables=model.variables)
-    np.testing.assert_array_equal(ids, by_hand.predict(image))
+    network = models.build(len(model.classes.names), **sections(model.config).model)
+    by_hand = Whole(network, base_size=64)
+    np.testing.assert_array_equal(ids, by_hand.ids(image[None], model.variables)[0])
     assert (ids != model.predict(image)).any()
 
 
@@ -135,7 +136,16 @@ def test_predict_writes_three_pictures_an_image(workdir, tmp_path, capsys):
         (["prepare"], "--dataset is missing"),
         (["prepare", "--dataset=camvid", "--source=nowhere"], "nowhere: no such folder"),
         (["evaluate", "--workdir=nowhere"], "nowhere: not a workdir of dpanet_jax"),
-        (["evaluate", "--workdir=w", "--protocol=slide"], "--protocol=slide: this version has whole"),
+        (["evaluate", "--workdir=w", "--protocol=slide"], "--protocol='slide': choose one of whole"),
+        (["evaluate", "--workdir=gs://bucket/run"], "gs://bucket/run: only local paths"),
+        (["train", DEMO, EIGHT, "--workdir=gs://bucket/run"], "gs://bucket/run: only local paths"),
+        (["predict", "--workdir=w", "--input=s3://b/i.png", "--output=o"], "s3://b/i.png: only local paths"),
+        (["prepare", "--dataset=streets", "--data_dir=gs://b/data"], "gs://b/data: only local paths"),
+        (["train", "--config=dmo", "--workdir=w"], "did you mean demo?"),
+        (
+            ["train", DEMO, "--workdir=w", "--config.model.name=fcn"],
+            "config.model.reduce_channels=64: no chosen",
+        ),
         (["evaluate", "--workdir=w", "--base_size=-1"], "--base_size=-1"),
         (["predict", "--workdir=w", "--input=no.png", "--output=o"], "no.png: no such file or folder"),
     ],
@@ -152,7 +162,7 @@ def test_errors_are_one_clear_line(argv, words, capsys, tmp_path, monkeypatch):
 
 def test_a_workdir_of_another_config(workdir, streets_dir, capsys):
     argv = ["train", *small(streets_dir), f"--workdir={workdir}", "--config.seed=7"]
-    assert main(argv) == 1
+    assert main(argv) == 2
     assert "holds a run with another config (seed: 0, now 7)" in capsys.readouterr().err
 
 
@@ -170,7 +180,7 @@ def test_predict_names_a_file_that_is_no_image(workdir, tmp_path, capsys):
         f"--output={tmp_path / 'o'}",
     ]
     assert main(argv) == 1
-    assert "bad.png: not a readable image" in capsys.readouterr().err
+    assert "bad.png: not a PNG or JPEG image" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_is_no_error():
@@ -198,3 +208,62 @@ def test_as_a_command_of_its_own():
     )
     assert done.returncode == 1
     assert "not a workdir" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"dpanet_jax {__version__}")
+
+
+def test_evaluation_files_and_checkpoints_say_who_wrote_them(workdir):
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    report = json.loads((workdir / "evaluation" / "val_whole.json").read_text())
+    config = json.loads((workdir / "config.json").read_text())
+    from dpanet_jax import checkpoint
+
+    about = checkpoint.load_about(checkpoint.find(workdir))
+    for written in (report, config, about):
+        assert written["provenance"]["version"] == __version__
+        assert "commit" in written["provenance"]
+
+
+def test_a_mistake_of_the_package_shows_its_traceback(monkeypatch):
+    """Only errors that a user can mend become a line."""
+    from dpanet_jax.data import prepare
+
+    def fail(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(prepare, "prepare", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["prepare", "--dataset=streets"])
+
+
+def test_an_error_in_the_users_config_file_is_theirs(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def get_config():\n    return 1 / 0\n")
+    assert main(["train", f"--config={tmp_path / 'mine.py'}", "--workdir=w"]) == 2
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
+
+
+def test_probabilities_of_a_trained_model(workdir):
+    model = dpanet_jax.load(workdir)
+    image = np.random.default_rng(0).integers(0, 255, (40, 56, 3)).astype(np.uint8)
+    one, (two,) = model.probabilities(image), model.probabilities([image])
+    assert one.shape == (40, 56, 19) and one.dtype == np.float32
+    np.testing.assert_allclose(one.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(one.argmax(axis=-1), model.predict(image))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_relative_data_folders_and_a_home(workdir, streets_dir, tmp_path, monkeypatch, capsys):
+    """A run that was given a relative data_dir is evaluated from anywhere; `~` is the home in every path."""
+    monkeypatch.chdir(streets_dir.parent)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    argv = [word for word in small(streets_dir) if "data_dir" not in word]
+    relative = f"--config.data.data_dir={streets_dir.name}"
+    assert main(["train", *argv, relative, "--config.training.steps=1", "--workdir=~/run"]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["data_dir"] == str(streets_dir)
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--workdir=~/run"]) == 0
+    assert dpanet_jax.load("~/run").step == 1
+    assert not list(tmp_path.glob("**/~*"))

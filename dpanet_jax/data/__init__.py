@@ -1,1 +1,1 @@
-"""The data room: classes, TFDS builders, augmentation and the Grain pipeline. It imports no JAX."""
+"""The data room: classes, data sets and their preparation, and the pipeline of batches. It imports no JAX."""

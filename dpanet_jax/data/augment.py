@@ -1,41 +1,37 @@
 """Training augmentation of an image and its label together: the recipe's flip, scale, pad, crop.
 
 Pure functions of their arguments and a NumPy Generator. Images are (H, W, 3) uint8 RGB, labels
-(H, W) uint8 train ids with 255 ignored.
+(H, W) uint8 train ids, of which IGNORE_LABEL is ignored.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from dpanet_jax.data.classes import IGNORE_LABEL
+from dpanet_jax.data.options import Augmentation
+from dpanet_jax.imagenet import MEAN
 
 # ImageNet's mean colour, rounded to whole pixel values: where `extent` is not applied, padding is
 # within 0.01 of normalised zero all the same.
-PAD_COLOR = (124, 116, 104)
+PAD_COLOR = tuple(round(255 * level) for level in MEAN)
 
 
 def augment(
-    example: dict,
-    rng: np.random.Generator,
-    *,
-    crop_size: tuple[int, int],
-    base_size: int,
-    scale_range: tuple[float, float] = (0.5, 2.0),
-    flip: bool = True,
-    color_jitter: float = 0.0,
-    blur: float = 0.0,
-) -> dict:
+    example: Mapping[str, Any], rng: np.random.Generator, augmentation: Augmentation
+) -> dict[str, np.ndarray]:
     """Flips, scales, pads on the right and bottom, and crops an image and its label alike.
 
     example: {"image": (H, W, 3) uint8, "label": (H, W) uint8}. The long side becomes
     base_size · uniform(scale_range) pixels. Returns {"image": crop_size + (3,) uint8, "label":
     crop_size uint8, "extent": (2,) int32}: extent is the height and width of the top left part that
-    shows the image; outside it the label is 255 and the image PAD_COLOR, for the model to zero.
+    shows the image. Outside it the label is IGNORE_LABEL and the image PAD_COLOR, for the model to zero.
 
-    color_jitter: strength in [0, 1], see `photometric`. blur: the largest radius in pixels of a
-    Gaussian blur, which half of the images get. 0 switches either off.
+    Half of the images are blurred by a Gaussian of uniform(0, blur) pixels; `photometric` takes
+    color_jitter. 0 switches either off.
 
     The image is resized bilinearly by Pillow, whose filter widens when it reduces (antialiasing);
     the label takes the nearest pixel of the same grid. Only the crop is computed: Pillow's `box`
@@ -45,11 +41,12 @@ def augment(
     """
     image, label = example["image"], example["label"]
     height, width = label.shape
-    mirrored = bool(flip) & (rng.random() < 0.5)
-    long_side = max(1, round(base_size * rng.uniform(*scale_range)))
+    mirrored = augmentation.flip & (rng.random() < 0.5)
+    low, high = augmentation.scale_range
+    long_side = max(1, round(augmentation.base_size * rng.uniform(low, high)))
     scaled_h = max(1, round(long_side * height / max(height, width)))
     scaled_w = max(1, round(long_side * width / max(height, width)))
-    crop_h, crop_w = crop_size
+    crop_h, crop_w = augmentation.crop_size
     extent_h, extent_w = min(crop_h, scaled_h), min(crop_w, scaled_w)
     top = int(rng.integers(scaled_h - extent_h + 1))
     left = int(rng.integers(scaled_w - extent_w + 1))
@@ -61,14 +58,14 @@ def augment(
     if mirrored:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         ids = ids[:, ::-1]
-    if color_jitter:
-        pixels = photometric(pixels, rng, color_jitter)
-    if blur and rng.random() < 0.5:
-        pixels = pixels.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, blur)))
+    if augmentation.color_jitter:
+        pixels = photometric(pixels, rng, augmentation.color_jitter)
+    if augmentation.blur and rng.random() < 0.5:
+        pixels = pixels.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, augmentation.blur)))
 
     padded = np.empty((crop_h, crop_w, 3), np.uint8)
     padded[:] = PAD_COLOR
-    padded[:extent_h, :extent_w] = pixels
+    padded[:extent_h, :extent_w] = np.asarray(pixels)
     padded_ids = np.full((crop_h, crop_w), IGNORE_LABEL, np.uint8)
     padded_ids[:extent_h, :extent_w] = ids
     return {

@@ -3,19 +3,16 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import io
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dpanet_jax.data.builders.listing import Listing, Pair
+from dpanet_jax.data import images
+from dpanet_jax.data.listing import Listing, Pair
 from dpanet_jax.progress import progress_bar
 
-# Grey, colour and palette, with and without alpha, and CMYK: 8 bits each, so RGB holds them.
-_IMAGE_MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "1")
 _PNG_BIT_DEPTH_BYTE = 24
 
 
@@ -27,7 +24,7 @@ class Contents:
     fingerprint: str
 
 
-def check(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]]:
+def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]]:
     """Decodes every image and label of `listing`, on all cores.
 
     Returns the contents and the list of problems, each of which names its files; the contents
@@ -53,34 +50,33 @@ def _check_pair(pair: Pair, listing: Listing) -> tuple[list[str], tuple[int, int
     digest = hashlib.sha256()
     image, encoded = _decode(pair.image, problems)
     digest.update(hashlib.sha256(encoded).digest())
-    label, encoded = _decode(pair.label, problems)
-    digest.update(hashlib.sha256(encoded).digest())
-    if image is not None and image.mode not in _IMAGE_MODES:
-        problems.append(f"{pair.image}: pixels of kind {image.mode}; save it as 8-bit RGB")
-    if label is not None:
-        problems += _label_problems(pair.label, label, encoded, listing)
-    if image is not None and label is not None and image.size != label.size:
-        problems.append(f"{pair.image} is {_size(image)} and {pair.label} is {_size(label)}: sizes differ")
+    if image is not None:
+        try:
+            images.require_8_bits(image, pair.image)
+        except images.ImageError as error:
+            problems.append(str(error))
+    if pair.label is not None:
+        label, encoded = _decode(pair.label, problems)
+        digest.update(hashlib.sha256(encoded).digest())
+        if label is not None:
+            problems += _label_problems(pair.label, label, encoded, listing)
+        if image is not None and label is not None and image.size != label.size:
+            problems.append(
+                f"{pair.image} is {_size(image)} and {pair.label} is {_size(label)}: sizes differ"
+            )
     height_width = (image.height, image.width) if image is not None else (0, 0)
     return problems, height_width, digest.digest()
 
 
 def _decode(path: Path, problems: list[str]) -> tuple[Image.Image | None, bytes]:
-    encoded = b""
     try:
         encoded = path.read_bytes()
-        with warnings.catch_warnings():
-            # Pillow warns of a very large image and of odd EXIF; neither makes a file unreadable.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
-            image.load()
-    except Image.UnidentifiedImageError:
-        problems.append(f"{path}: not a PNG or JPEG image")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return images.decode(encoded, path), encoded
+    except images.ImageError as error:
+        problems.append(str(error))
+    except OSError as error:
         problems.append(f"{path}: unreadable ({error})")
-    else:
-        return image, encoded
-    return None, encoded
+    return None, b""
 
 
 def _label_problems(path: Path, label: Image.Image, encoded: bytes, listing: Listing) -> list[str]:

@@ -2,13 +2,24 @@
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dpanet_jax.errors import DPANetError
+
 IGNORE_LABEL = 255
 IGNORE_NAME = "ignore"
+
+
+class ClassesError(DPANetError, ValueError):
+    """Classes do not fit together, or a classes file is wrong; the text names the file and the line."""
+
+
+class ClassesFileNotFound(ClassesError, FileNotFoundError):
+    """There is no classes file where one should be."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,7 +28,7 @@ class Classes:
 
     names: K class names; a class's position is its train id.
     colors: (K, 3) uint8, RGB.
-    id_map: (256,) uint8, raw id in a label file → train id 0..K-1, or 255 for an ignored pixel.
+    id_map: (256,) uint8, raw id in a label file → train id 0..K-1, or IGNORE_LABEL for an ignored pixel.
     known: (256,) bool, the raw ids that a label file may hold; `prepare` refuses any other.
     """
 
@@ -26,19 +37,19 @@ class Classes:
     id_map: np.ndarray
     known: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         colors = np.array(self.colors, np.uint8)
         id_map = np.array(self.id_map, np.uint8)
         known = np.array(self.known, bool)
         k = len(self.names)
         if not 1 <= k <= IGNORE_LABEL:
-            raise ValueError(f"a data set has 1 to {IGNORE_LABEL} classes, not {k}")
+            raise ClassesError(f"a data set has 1 to {IGNORE_LABEL} classes, not {k}")
         if colors.shape != (k, 3):
-            raise ValueError(f"{k} class names need colours of shape ({k}, 3), not {colors.shape}")
+            raise ClassesError(f"{k} class names need colours of shape ({k}, 3), not {colors.shape}")
         if id_map.shape != (256,) or known.shape != (256,):
-            raise ValueError("id_map and known need 256 entries each, one for every raw id")
+            raise ClassesError("id_map and known need 256 entries each, one for every raw id")
         if not np.all((id_map < k) | (id_map == IGNORE_LABEL)):
-            raise ValueError(f"id_map may hold 0 to {k - 1} and {IGNORE_LABEL} only")
+            raise ClassesError(f"id_map may hold 0 to {k - 1} and {IGNORE_LABEL} only")
         for array in (colors, id_map, known):
             array.setflags(write=False)
         object.__setattr__(self, "names", tuple(self.names))
@@ -56,7 +67,7 @@ class Classes:
     ) -> "Classes":
         """Builds the maps from each class's raw id (default 0..K-1) and the raw ids to ignore.
 
-        255 is always ignored unless `ids` gives it to a class.
+        IGNORE_LABEL is always ignored unless `ids` gives it to a class.
         """
         ids = range(len(names)) if ids is None else ids
         id_map = np.full(256, IGNORE_LABEL, np.uint8)
@@ -76,7 +87,7 @@ class Classes:
     def __hash__(self) -> int:
         return hash((self.names, self.colors.tobytes(), self.id_map.tobytes()))
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """A dict of plain lists that JSON keeps; `from_dict` is its inverse."""
         return {
             "names": list(self.names),
@@ -86,11 +97,14 @@ class Classes:
         }
 
     @classmethod
-    def from_dict(cls, data: dict) -> "Classes":
-        """Reads what `to_dict` wrote; raises KeyError or ValueError on anything else."""
-        known = np.zeros(256, bool)
-        known[data["known"]] = True
-        return cls(tuple(data["names"]), data["colors"], data["id_map"], known)
+    def from_dict(cls, data: Mapping[str, Any]) -> "Classes":
+        """Reads what `to_dict` wrote; raises ClassesError on anything else."""
+        try:
+            known = np.zeros(256, bool)
+            known[data["known"]] = True
+            return cls(tuple(data["names"]), data["colors"], data["id_map"], known)
+        except (KeyError, TypeError, IndexError, OverflowError, ValueError) as error:
+            raise ClassesError(f"not the classes of a data set ({error!r})") from error
 
 
 def colorize(labels: np.ndarray, classes: Classes) -> np.ndarray:
@@ -114,109 +128,64 @@ def read_classes(path: str | Path) -> Classes:
     PNGs; without it, that is the row's number from 0. A row named `ignore` gives an id that may
     stand in the labels and is left out of training and evaluation; 255 always is.
 
-    Raises FileNotFoundError, or ValueError naming the file and the line.
+    Raises ClassesError naming the file and the line; ClassesFileNotFound where there is no file.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a classes file has the header name,red,green,blue")
+        raise ClassesFileNotFound(f"{path}: no such file; a classes file has the header name,red,green,blue")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             # A reader's line_num counts physical lines, so a quoted line break does not shift it.
             reader = csv.reader(file, skipinitialspace=True)
             rows = [(reader.line_num, [v.strip() for v in row]) for row in reader if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        raise ClassesError(f"{path}: not a CSV file in UTF-8 ({error})") from error
     if not rows:
-        raise ValueError(f"{path}: empty; the first line must be name,red,green,blue")
+        raise ClassesError(f"{path}: empty; the first line must be name,red,green,blue")
     header_line, header = rows[0]
     columns = {name.lower(): i for i, name in enumerate(header)}
     missing = [name for name in ("name", "red", "green", "blue") if name not in columns]
     unknown = [name for name in columns if name not in ("name", "red", "green", "blue", "id")]
     if missing or unknown:
         what = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
-        raise ValueError(
+        raise ClassesError(
             f"{path}, line {header_line}: the header {what}; it must be name,red,green,blue"
             " with an optional id"
         )
 
-    names, colors, ids, ignored = [], [], [], []
+    names: list[str] = []
+    colors: list[list[int]] = []
+    ids: list[int] = []
+    ignored: list[int] = []
     for row_number, (line, row) in enumerate(rows[1:]):
         where = f"{path}, line {line}"
         if len(row) != len(header):
-            raise ValueError(f"{where}: {len(row)} values, the header has {len(header)}")
+            raise ClassesError(f"{where}: {len(row)} values, the header has {len(header)}")
         name = row[columns["name"]]
         raw_id = _byte(row[columns["id"]], "id", where) if "id" in columns else row_number
         if not name:
-            raise ValueError(f"{where}: a class needs a name")
+            raise ClassesError(f"{where}: a class needs a name")
         if raw_id > 255:
-            raise ValueError(f"{where}: a label file holds ids 0 to 255, so no more than 256 rows")
+            raise ClassesError(f"{where}: a label file holds ids 0 to 255, so no more than 256 rows")
         if raw_id in ids or raw_id in ignored:
-            raise ValueError(f"{where}: id {raw_id} is given twice")
+            raise ClassesError(f"{where}: id {raw_id} is given twice")
         color = [_byte(row[columns[c]], c, where) for c in ("red", "green", "blue")]
         if name.lower() == IGNORE_NAME:
             ignored.append(raw_id)
             continue
         if name in names:
-            raise ValueError(f"{where}: the class {name!r} is given twice")
+            raise ClassesError(f"{where}: the class {name!r} is given twice")
         if raw_id == IGNORE_LABEL:
-            raise ValueError(f"{where}: id 255 is always ignored, so it cannot be {name!r}")
+            raise ClassesError(f"{where}: id {IGNORE_LABEL} is always ignored, so it cannot be {name!r}")
         names.append(name)
         colors.append(color)
         ids.append(raw_id)
     if not names:
-        raise ValueError(f"{path}: no class below the header")
+        raise ClassesError(f"{path}: no class below the header")
     return Classes.from_ids(names, colors, ids, ignored)
 
 
 def _byte(text: str, column: str, where: str) -> int:
     if not text.isdecimal() or int(text) > 255:
-        raise ValueError(f"{where}: {column} must be a whole number from 0 to 255, not {text!r}")
+        raise ClassesError(f"{where}: {column} must be a whole number from 0 to 255, not {text!r}")
     return int(text)
-
-
-# Names, colours and raw ids as the Cityscapes authors publish them (cityscapesScripts, labels.py).
-_CITYSCAPES = (
-    ("road", (128, 64, 128), 7),
-    ("sidewalk", (244, 35, 232), 8),
-    ("building", (70, 70, 70), 11),
-    ("wall", (102, 102, 156), 12),
-    ("fence", (190, 153, 153), 13),
-    ("pole", (153, 153, 153), 17),
-    ("traffic light", (250, 170, 30), 19),
-    ("traffic sign", (220, 220, 0), 20),
-    ("vegetation", (107, 142, 35), 21),
-    ("terrain", (152, 251, 152), 22),
-    ("sky", (70, 130, 180), 23),
-    ("person", (220, 20, 60), 24),
-    ("rider", (255, 0, 0), 25),
-    ("car", (0, 0, 142), 26),
-    ("truck", (0, 0, 70), 27),
-    ("bus", (0, 60, 100), 28),
-    ("train", (0, 80, 100), 31),
-    ("motorcycle", (0, 0, 230), 32),
-    ("bicycle", (119, 11, 32), 33),
-)
-CITYSCAPES = Classes.from_ids(
-    names=[name for name, _, _ in _CITYSCAPES],
-    colors=[color for _, color, _ in _CITYSCAPES],
-    ids=[raw_id for _, _, raw_id in _CITYSCAPES],
-    ignored_ids=range(34),
-)
-
-# The 11 classes and colours of SegNet's CamVid; 11 is void.
-_CAMVID = (
-    ("sky", (128, 128, 128)),
-    ("building", (128, 0, 0)),
-    ("pole", (192, 192, 128)),
-    ("road", (128, 64, 128)),
-    ("pavement", (60, 40, 222)),
-    ("tree", (128, 128, 0)),
-    ("sign symbol", (192, 128, 128)),
-    ("fence", (64, 64, 128)),
-    ("car", (64, 0, 128)),
-    ("pedestrian", (64, 64, 0)),
-    ("bicyclist", (0, 128, 192)),
-)
-CAMVID = Classes.from_ids(
-    names=[name for name, _ in _CAMVID], colors=[color for _, color in _CAMVID], ignored_ids=[11]
-)

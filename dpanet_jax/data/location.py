@@ -1,61 +1,83 @@
-"""Where a prepared data set lies: data_dir/NAME/VERSION, or data_dir/folder/CONFIG/VERSION."""
+"""Where a prepared data set lies: data_dir/NAME/VERSION, or data_dir/NAME/CONFIG/VERSION."""
 
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-DATASETS = ("streets", "camvid", "folder")
+from dpanet_jax import paths
+from dpanet_jax.data.datasets import DATASETS
+from dpanet_jax.data.listing import DataError
+from dpanet_jax.errors import DPANetError, UsageError
+
 VERSION = "1.0.0"
 _DEFAULT_CONFIG = "default"
 
 
-class DatasetNotFound(FileNotFoundError):
+class DatasetNotFound(DPANetError, FileNotFoundError):
     """The data set has not been prepared in this data_dir; the message says how to."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
-
-def default_data_dir() -> Path:
-    """TFDS's own default: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def split_name(dataset: str) -> tuple[str, str | None]:
-    """`folder/NAME` → ("folder", "NAME"), `folder` → ("folder", "default"), else (dataset, None).
+    """`folder/NAME` → ("folder", "NAME"), `folder` → ("folder", "default"), `camvid` → ("camvid", None).
 
-    Raises ValueError with the choices for anything else.
+    The config is None for a data set that has no configs. Raises UsageError with the choices for an
+    unknown name.
     """
     name, slash, config = dataset.partition("/")
-    if name not in DATASETS or (slash and name != "folder"):
-        raise ValueError(
-            f"unknown data set {dataset!r}; it is one of {', '.join(DATASETS)}, or folder/NAME for"
+    if name not in DATASETS or (slash and not DATASETS[name].has_configs):
+        several = [f"{known}/NAME" for known, kind in DATASETS.items() if kind.has_configs]
+        raise UsageError(
+            f"unknown data set {dataset!r}; it is one of {', '.join(DATASETS)}, or {' or '.join(several)} for"
             " one of several of your own"
         )
-    if name != "folder":
+    if not DATASETS[name].has_configs:
         return name, None
     if not slash:
         return name, _DEFAULT_CONFIG
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", config):
-        raise ValueError(f"data set {dataset!r}: NAME in folder/NAME takes letters, digits, '_', '-' and '.'")
+        raise UsageError(f"data set {dataset!r}: NAME in {name}/NAME takes letters, digits, '_', '-' and '.'")
     return name, config
 
 
-def dataset_dir(dataset: str, data_dir: str | Path | None = None) -> Path:
+def resolve_data_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The absolute folder of all data sets: `data_dir`, or TFDS's $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+
+    Raises UsageError for an address such as gs://BUCKET.
+    """
+    return paths.local(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def dataset_dir(dataset: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder of the prepared data set, whether or not it is there."""
     name, config = split_name(dataset)
-    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    root = resolve_data_dir(data_dir)
     return root / name / config / VERSION if config else root / name / VERSION
 
 
-def prepare_command(dataset: str, data_dir: str | Path | None = None) -> str:
+def prepare_command(dataset: str, data_dir: str | os.PathLike[str] | None = None) -> str:
     """The command line that prepares `dataset`, for error messages."""
-    source = "" if dataset == "streets" else " --source=DIR"
+    source = " --source=DIR" if DATASETS[split_name(dataset)[0]].needs_source else ""
     where = f" --data_dir={data_dir}" if data_dir else ""
     return f"python -m dpanet_jax prepare --dataset={dataset}{source}{where}"
 
 
-def read_metadata(target: Path) -> dict:
-    """What `prepare` stored beside the records: classes, fingerprint, sizes, source and options."""
-    return json.loads((target / "metadata.json").read_text(encoding="utf-8"))
+def read_metadata(target: Path) -> dict[str, Any]:
+    """What `prepare` stored beside the records.
+
+    classes: see `Classes.to_dict`. fingerprint: text. sizes: {split: (height, width) of every example}.
+    unlabelled: the splits without labels. source: the folder that it was made from. options: those of the
+    data set. Raises DataError where it is not whole.
+    """
+    try:
+        metadata = json.loads((target / "metadata.json").read_text(encoding="utf-8"))
+        # Data sets of before splits could lack labels do not say which ones do.
+        whole = {"unlabelled": []} | {
+            key: metadata[key] for key in ("classes", "fingerprint", "sizes", "source", "options")
+        }
+        return whole | metadata
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            target, [f"metadata.json is not what prepare writes ({error}); prepare it anew with --overwrite"]
+        ) from error

@@ -1,30 +1,36 @@
-"""From a prepared data set to batches of uint8, with Grain: what training and evaluation read.
+"""From a split to batches of uint8, with Grain: what training and evaluation read.
 
-Arrays: images (b, h, w, 3) uint8 RGB; labels (b, h, w) uint8 train ids, 255 ignored.
+Arrays: images (b, h, w, 3) uint8 RGB; labels (b, h, w) uint8 train ids, of which IGNORE_LABEL is ignored.
 """
 
 import functools
-import hashlib
-import io
 import os
 import weakref
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import flags
-from PIL import Image
 
 from dpanet_jax.data.augment import augment
-from dpanet_jax.data.classes import IGNORE_LABEL, Classes
-from dpanet_jax.data.location import (
-    DatasetNotFound,
-    dataset_dir,
-    prepare_command,
-    read_metadata,
-)
+from dpanet_jax.data.classes import IGNORE_LABEL
+from dpanet_jax.data.options import Augmentation
+from dpanet_jax.data.split import Split, open_split
+from dpanet_jax.errors import UsageError
+
+__all__ = [
+    "EvalBatches",
+    "Split",
+    "TrainBatches",
+    "UnlabelledSplit",
+    "eval_batches",
+    "open_split",
+    "require_labels",
+    "train_batches",
+]
+
+Batch = dict[str, np.ndarray]
 
 # More than any run has. Grain's own endless repeat overflows where a batch holds one row.
 _EPOCHS = 2**32
@@ -32,99 +38,17 @@ _EPOCHS = 2**32
 # The (height, width) of a batch and the examples in its rows; -1 is a row that only fills it up.
 _Plan = tuple[tuple[int, int], list[int]]
 
-_ENCODED = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
 
-
-class Split:
-    """One split of a prepared data set: `len`, and `[i]` → {"image", "label", "name"}.
-
-    image: (H, W, 3) uint8 RGB as stored (an EXIF orientation is not applied, so that it matches
-    its label). label: (H, W) uint8 train ids. name: text, the file's name within its split.
-
-    name: the split expression. classes: see `Classes`. sizes: (height, width) of every example.
-    fingerprint: changes with the files, the classes and the split expression.
-    """
-
-    def __init__(self, name, classes: Classes, sizes, fingerprint: str, source):
-        self.name = name
-        self.classes = classes
-        self.sizes = sizes
-        self.fingerprint = fingerprint
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __getitem__(self, index: int) -> dict:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"example {index} of split {self.name}, which has {len(self)}")
-        stored = self._source[int(index) % len(self)]
-        with Image.open(io.BytesIO(stored["image"])) as image:
-            pixels = np.asarray(_rgb(image))
-        with Image.open(io.BytesIO(stored["label"])) as label:
-            raw_ids = np.asarray(label)
-        return {
-            "image": pixels,
-            "label": self.classes.id_map[raw_ids],
-            "name": stored["name"].decode(),
-        }
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode == "P" and "transparency" in image.info:
-        # Pillow warns where such a palette goes to RGB in one step; alpha is dropped either way.
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> Split:
-    """Opens a split of what `prepare` stored.
-
-    dataset: "streets", "camvid", "folder" or "folder/NAME". split: "train", "val" or "test"; TFDS's
-    expressions work, such as "train+val" and "train[:10%]".
-
-    Raises ValueError for an unknown data set or split, with the choices, and DatasetNotFound (a
-    FileNotFoundError) with the command to run where it has not been prepared.
-    """
-    folder = dataset_dir(dataset, data_dir)
-    if not folder.is_dir():
-        raise DatasetNotFound(
-            f"{dataset} is not prepared in {folder}; run: {prepare_command(dataset, data_dir)}"
-        )
-    metadata = read_metadata(folder)
-    builder = tfds.builder_from_directory(folder)
-    try:
-        parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(builder.info.splits)
-    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"{dataset} has no split {split!r}; it has {', '.join(metadata['sizes'])}, and"
-            " expressions such as train+val or train[:10%]"
-        ) from error
-    sizes = [
-        tuple(size)
-        for part in parts
-        for size in metadata["sizes"][part.splitname][slice(part.from_, part.to)]
-    ]
-    if not sizes:
-        raise ValueError(f"split {split!r} of {dataset} holds no example")
-    source = builder.as_data_source(split, decoders=_ENCODED)
-    if len(sizes) != len(source):
-        raise ValueError(
-            f"{folder}: metadata.json counts {len(sizes)} examples in {split!r} and the records"
-            f" {len(source)}; prepare it anew with --overwrite"
-        )
-    spans = [(part.splitname, part.from_, part.to) for part in parts]
-    fingerprint = hashlib.sha256(repr((metadata["fingerprint"], spans)).encode()).hexdigest()
-    classes = Classes.from_dict(metadata["classes"])
-    return Split(split, classes, tuple(sizes), fingerprint, source)
+class UnlabelledSplit(UsageError):
+    """A split without labels was to be trained on or evaluated."""
 
 
 class TrainBatches:
     """An endless iterator of training batches whose state is a small dict; see `train_batches`."""
 
-    def __init__(self, batches: grain.MapDataset, identity: dict, num_workers: int, threads: int):
+    def __init__(
+        self, batches: grain.MapDataset, identity: dict[str, Any], num_workers: int, threads: int
+    ) -> None:
         self._batches = batches
         self._identity = identity
         self._num_workers = num_workers
@@ -135,10 +59,10 @@ class TrainBatches:
         self._reading: list[grain.DatasetIterator] = []
         weakref.finalize(self, _end, self._reading)
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self) -> dict:
+    def __next__(self) -> Batch:
         if not self._reading:
             self._reading.append(iter(self._reader()))
         batch = next(self._reading[0])
@@ -162,19 +86,19 @@ class TrainBatches:
         )
         return remaining.to_iter_dataset(_read_options(1)).mp_prefetch(options)
 
-    def get_state(self) -> dict:
+    def get_state(self) -> dict[str, Any]:
         """JSON-able: the number of the batch that `next` gives, and whose stream it is."""
         return {"next_batch": self._next_batch, **self._identity}
 
-    def set_state(self, state: dict) -> None:
-        """Goes on as the iterator did that `get_state` was called on, whatever its workers.
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on where the iterator stood that gave the state, whatever the number of workers of either.
 
-        Raises ValueError where the state is of another data set, seed or global batch size.
+        Raises UsageError (a ValueError) where the state is of another data set, seed or global batch size.
         """
         names = {"fingerprint": "data set or split (fingerprint)", "batch_size": "batch size"}
         for key, ours in self._identity.items():
             if state.get(key) != ours:
-                raise ValueError(
+                raise UsageError(
                     f"the data's state is of another {names.get(key, key)}: {state.get(key)}, where"
                     f" this run has {ours}; resume with what the run was started with"
                 )
@@ -193,14 +117,9 @@ def _end(reading: list[grain.DatasetIterator]) -> None:
 
 def train_batches(
     split: Split,
+    augmentation: Augmentation,
     *,
     batch_size: int,
-    crop_size: tuple[int, int],
-    base_size: int,
-    scale_range: tuple[float, float] = (0.5, 2.0),
-    flip: bool = True,
-    color_jitter: float = 0.0,
-    blur: float = 0.0,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
@@ -217,28 +136,14 @@ def train_batches(
     num_workers: processes that read; 0 reads in num_threads threads of this one (default: up to 4).
     Worker processes are spawned, so a script needs its `if __name__ == "__main__"`.
 
-    Raises ValueError naming the argument that is wrong.
+    Raises UnlabelledSplit for a split without labels, and UsageError (a ValueError) naming the argument
+    that is wrong.
     """
+    require_labels(split)
     rows = _rows_per_process(batch_size, process_index, process_count)
-    if len(crop_size) != 2 or min(crop_size) < 1:
-        raise ValueError(f"crop_size must be (height, width) in pixels, not {crop_size}")
-    if base_size < 1:
-        raise ValueError(f"base_size must be a number of pixels above 0, not {base_size}")
-    if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-        raise ValueError(f"scale_range must be (low, high) with 0 < low <= high, not {scale_range}")
-    if not 0 <= color_jitter <= 1 or blur < 0:
-        raise ValueError(f"color_jitter {color_jitter} must lie in [0, 1], blur {blur} at 0 or above")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie in 0 to 2**32 - 1, not {seed}")
-    transform = functools.partial(
-        augment,
-        crop_size=tuple(crop_size),
-        base_size=base_size,
-        scale_range=tuple(scale_range),
-        flip=flip,
-        color_jitter=color_jitter,
-        blur=blur,
-    )
+        raise UsageError(f"seed must lie in 0 to 2**32 - 1, not {seed}")
+    transform = functools.partial(augment, augmentation=augmentation)
     examples = grain.MapDataset.source(split).seed(seed).shuffle().repeat(_EPOCHS)
     examples = examples.random_map(transform)
     mine = examples.slice(slice(process_index, None, process_count))
@@ -250,7 +155,7 @@ def train_batches(
 class EvalBatches:
     """Every example once, in batches of one image size; `len` counts them. See `eval_batches`."""
 
-    def __init__(self, split: Split, plans: list[_Plan], threads: int):
+    def __init__(self, split: Split, plans: list[_Plan], threads: int) -> None:
         self._split = split
         self._plans = plans
         self._threads = threads
@@ -258,11 +163,11 @@ class EvalBatches:
     def __len__(self) -> int:
         return len(self._plans)
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Batch]:
         batches = grain.MapDataset.source(self._plans).map(self._read)
         return iter(batches.to_iter_dataset(_read_options(self._threads)))
 
-    def _read(self, plan: _Plan) -> dict:
+    def _read(self, plan: _Plan) -> Batch:
         (height, width), rows = plan
         index = np.array(rows, np.int32)
         images = np.zeros((len(rows), height, width, 3), np.uint8)
@@ -287,10 +192,12 @@ def eval_batches(
     and all processes get as many batches, of the same shapes. Images of one size share batches, in
     their order, so there are as few shapes as sizes. Yields {"image": (b, H, W, 3) uint8, "label":
     (b, H, W) uint8, "mask": (b,) bool, "index": (b,) int32}: where the mask is False the row fills
-    up a last batch, with label 255 and index -1.
+    up a last batch, with label IGNORE_LABEL and index -1.
 
-    Raises ValueError where batch_size and process_count do not fit.
+    Raises UnlabelledSplit for a split without labels, and UsageError (a ValueError) where batch_size and
+    process_count do not fit.
     """
+    require_labels(split)
     _rows_per_process(batch_size, process_index, process_count)
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, size in enumerate(split.sizes):
@@ -305,11 +212,20 @@ def eval_batches(
     return EvalBatches(split, plans, threads)
 
 
+def require_labels(split: Split) -> None:
+    """Raises UnlabelledSplit for a split without labels."""
+    if not split.labelled:
+        raise UnlabelledSplit(
+            f"split {split.name!r} has no labels, so nothing can be trained on it or evaluated; "
+            "python -m dpanet_jax predict segments its images"
+        )
+
+
 def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
+        raise UsageError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} must lie below {process_count}")
+        raise UsageError(f"process_index {process_index} must lie below {process_count}")
     return batch_size // process_count
 
 

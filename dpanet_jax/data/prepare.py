@@ -11,48 +11,60 @@ data set is either whole or not there.
 import contextlib
 import dataclasses
 import fcntl
-import inspect
 import io
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import logging as absl_logging
 
-from dpanet_jax.data.builders.camvid import list_camvid
-from dpanet_jax.data.builders.folder import list_folder
-from dpanet_jax.data.builders.listing import DataError
-from dpanet_jax.data.check import check
+from dpanet_jax import options as options_lib
+from dpanet_jax import paths
+from dpanet_jax.data.check import check_source
+from dpanet_jax.data.datasets import DATASETS
+from dpanet_jax.data.listing import DataError, DataSet, Pair
 from dpanet_jax.data.location import (
     dataset_dir,
-    default_data_dir,
     prepare_command,
     read_metadata,
+    resolve_data_dir,
     split_name,
 )
+from dpanet_jax.errors import DPANetError, UsageError
 from dpanet_jax.progress import progress_bar
 
 _STAGING = ".incomplete"
 _REPLACED = ".replaced"
 
 
+class PreparedElsewhere(DPANetError, BlockingIOError):
+    """Another process prepares the same data set at the moment."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """What `prepare` did: `str()` of it is the line to print.
 
-    already: nothing was written, the data set was there. splits: examples by split.
+    already: nothing was written, the data set was there. splits: examples by split. unlabelled: the splits
+    without labels.
     """
 
     dataset: str
     path: Path
     already: bool
     splits: dict[str, int]
+    unlabelled: tuple[str, ...]
     num_classes: int
     fingerprint: str
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        counts = ", ".join(
+            f"{count} {split}" + " (without labels)" * (split in self.unlabelled)
+            for split, count in self.splits.items()
+        )
         state = "is already prepared" if self.already else "prepared"
         hint = "; --overwrite prepares it anew" if self.already else ""
         return f"{self.dataset} {state}: {counts}, {self.num_classes} classes, in {self.path}{hint}"
@@ -60,88 +72,89 @@ class Prepared:
 
 def prepare(
     dataset: str,
-    data_dir: str | Path | None = None,
-    source: str | Path | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     *,
     quiet: bool = False,
-    **streets_options,
+    **options: Any,
 ) -> Prepared:
-    """Checks a whole source, then stores it under `data_dir` in the form that `pipeline` reads.
+    """Checks a whole source, then stores it under `data_dir` in the form that `open_split` reads.
 
-    dataset: "streets", "camvid", "folder" or "folder/NAME". data_dir: TFDS's default without it.
-    source: the folder with the files; for streets, where its images are kept (default
-    data_dir/downloads/streets). streets_options: those of `streets.write_streets`, such as
-    num_train, num_val, size, seed. overwrite: replace what is there, once the new one is complete.
+    dataset: a name in `datasets.DATASETS`, such as "streets", "camvid" or "folder"; "folder/NAME" keeps
+    several apart. data_dir: TFDS's default without it. source: the folder with the files; for streets, where
+    its images are kept (default data_dir/downloads/streets). options: those of the data set, such as
+    num_train, num_val, size and seed of streets. overwrite: replace what is there, once the new one is
+    complete. quiet: print nothing.
 
     Raises DataError (a ValueError) that lists all that is wrong with the source, before anything is
-    written; ValueError for an unknown data set or option, or when the folder that is prepared came
-    from another source, or the streets from other options; BlockingIOError when another process
-    prepares the same data set.
+    written; UsageError (a ValueError) for an unknown data set or option, or when the folder that is prepared
+    came from another source, or the streets from other options; PreparedElsewhere (a BlockingIOError) when
+    another process prepares the same data set.
     """
     name, config = split_name(dataset)
-    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
-    options = _streets_options(streets_options) if name == "streets" else {}
-    if streets_options and name != "streets":
-        raise ValueError(f"{dataset} takes no option {', '.join(streets_options)}; they belong to streets")
+    kind = DATASETS[name]
+    chosen = _read_options(dataset, kind, options)
+    root = resolve_data_dir(data_dir)
+    files = paths.local(source) if source else None
     target = dataset_dir(dataset, root)
     if (target.parent / _REPLACED).is_dir():
         with _lock(target):
             _put_back(target)
     if target.is_dir() and not overwrite:
-        return _already_prepared(dataset, target, source, options if streets_options else {})
-    if source is None and name != "streets":
-        raise ValueError(f"{dataset} needs its files: {prepare_command(dataset, data_dir)}")
+        return _already_prepared(dataset, target, files, chosen if options else {})
+    if files is None and kind.needs_source:
+        raise UsageError(f"{dataset} needs its files: {prepare_command(dataset, data_dir)}")
 
-    source = Path(source).expanduser() if source else root / "downloads" / "streets"
-    if name == "streets":
-        # Drawing takes seconds to minutes and a user may never ask for it, so it loads only here.
-        from dpanet_jax.data.streets import write_streets
-
-        write_streets(source, **options)
-    if not source.is_dir():
-        raise DataError(source, ["no such folder; --source names the folder with the files"])
-    listing = list_camvid(source) if name == "camvid" else list_folder(source)
-    contents, problems = check(listing, quiet=quiet)
+    files = files or root / "downloads" / name
+    if kind.draw is not None:
+        kind.draw(files, kind.options and kind.options(**chosen), quiet)
+    if not files.is_dir():
+        raise DataError(files, ["no such folder; --source names the folder with the files"])
+    listing = kind.list_source(files)
+    contents, problems = check_source(listing, quiet=quiet)
     if listing.problems or problems:
-        raise DataError(source, listing.problems + problems)
+        raise DataError(files, listing.problems + problems)
 
     metadata = {
         "classes": listing.classes.to_dict(),
         "fingerprint": contents.fingerprint,
         "sizes": contents.sizes,
-        "source": str(source.resolve()),
-        "options": options,
+        "unlabelled": listing.unlabelled(),
+        "source": str(files.resolve()),
+        "options": chosen,
     }
     with _lock(target):
         _store(name, config, listing.splits, metadata, target, quiet)
     return _summary(dataset, target, already=False)
 
 
-def _streets_options(given: dict) -> dict:
-    from dpanet_jax.data.streets import write_streets
-
-    parameters = list(inspect.signature(write_streets).parameters.values())[1:]
-    options = {p.name: p.default for p in parameters if p.default is not p.empty}
-    unknown = [name for name in given if name not in options]
-    if unknown:
-        raise ValueError(f"streets has no option {', '.join(unknown)}; it has {', '.join(options)}")
-    return options | given
+def _read_options(dataset: str, kind: DataSet, given: Mapping[str, Any]) -> dict[str, Any]:
+    """{name: value} of all options of a data set, those given and the others' defaults."""
+    if kind.options is None:
+        if given:
+            raise UsageError(f"{dataset} takes no option {', '.join(given)}")
+        return {}
+    return dataclasses.asdict(options_lib.read(kind.options, given, f"{dataset}: "))
 
 
-def _already_prepared(dataset: str, target: Path, source: str | Path | None, options: dict) -> Prepared:
+def _already_prepared(
+    dataset: str, target: Path, source: Path | None, options: Mapping[str, Any]
+) -> Prepared:
     metadata = read_metadata(target)
+    name = split_name(dataset)[0]
     differs = []
-    is_users_own = dataset.startswith("folder")
-    if source is not None and is_users_own:
-        if str(Path(source).expanduser().resolve()) != metadata["source"]:
-            differs.append(f"from {metadata['source']}")
+    # A data set that all the world has is the same wherever its files lie.
+    is_users_own = DATASETS[name].has_configs
+    if source is not None and is_users_own and str(source.resolve()) != metadata["source"]:
+        differs.append(f"from {metadata['source']}")
+    stored = {key: metadata["options"].get(key) for key in options}
     # JSON has no tuples, so a size compares only after the same round trip.
-    if options and json.loads(json.dumps(options)) != metadata["options"]:
-        differs.append(f"with {metadata['options']}")
+    if json.loads(json.dumps(options)) != stored:
+        differs.append(f"with {stored}")
     if differs:
-        other = ", or folder/NAME to keep both" if is_users_own else ""
-        raise ValueError(
+        other = f", or {name}/NAME to keep both" if is_users_own else ""
+        raise UsageError(
             f"{dataset} in {target} was prepared {' and '.join(differs)};"
             f" use --overwrite to replace it{other}"
         )
@@ -155,6 +168,7 @@ def _summary(dataset: str, target: Path, already: bool) -> Prepared:
         path=target,
         already=already,
         splits={split: len(sizes) for split, sizes in metadata["sizes"].items()},
+        unlabelled=tuple(metadata["unlabelled"]),
         num_classes=len(metadata["classes"]["names"]),
         fingerprint=metadata["fingerprint"],
     )
@@ -168,15 +182,24 @@ def _lock(target: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BlockingIOError(f"another process is preparing {target}; wait until it is done") from error
+            raise PreparedElsewhere(
+                f"another process is preparing {target}; wait until it is done"
+            ) from error
         yield
 
 
-def _store(name, config, splits, metadata, target: Path, quiet: bool) -> None:
+def _store(
+    name: str,
+    config: str | None,
+    splits: dict[str, list[Pair]],
+    metadata: dict[str, Any],
+    target: Path,
+    quiet: bool,
+) -> None:
     # TFDS takes half a second to import, which a message about a wrong name need not wait for.
     import tensorflow_datasets as tfds
 
-    from dpanet_jax.data.builders.segmentation import SegmentationBuilder
+    from dpanet_jax.data.storage import SegmentationBuilder
 
     staging, replaced = target.parent / _STAGING, target.parent / _REPLACED
     shutil.rmtree(staging, ignore_errors=True)

@@ -1,23 +1,35 @@
 """Pictures of predictions: colours, overlays, and sheets with image, label and prediction."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dpanet_jax.data.classes import colorize
+from dpanet_jax import paths
+from dpanet_jax.data.classes import IGNORE_LABEL, Classes, colorize
+
+
+class Kept(NamedTuple):
+    """One example as it was evaluated: uint8 (H, W, 3), and (H, W) class ids of label and prediction."""
+
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+
 
 _GAP = 4
 _HEADER = 16
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, classes, opacity: float = 0.5) -> np.ndarray:
-    """uint8 (H, W, 3) with the classes' colours (labels (H, W)) laid over it; 255 stays as it is."""
+def overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.5) -> np.ndarray:
+    """uint8 (H, W, 3) with the classes' colours (labels (H, W)) laid over it, but for ignored pixels."""
     mixed = (1 - opacity) * image + opacity * colorize(labels, classes)
-    return np.where((labels == 255)[..., None], image, mixed.round()).astype(np.uint8)
+    return np.where((labels == IGNORE_LABEL)[..., None], image, mixed.round()).astype(np.uint8)
 
 
-def sheet(columns: dict, width: int = 320) -> np.ndarray:
+def sheet(columns: dict[str, list[np.ndarray]], width: int = 320) -> np.ndarray:
     """A sheet of pictures: `columns` {heading: list of uint8 (H, W, 3)}, a row for each index.
 
     Every picture is scaled to `width`; nearest for flat colours, so that class borders stay crisp.
@@ -41,28 +53,27 @@ def sheet(columns: dict, width: int = 320) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _filter(picture: np.ndarray):
+def _filter(picture: np.ndarray) -> Image.Resampling:
     corner = picture.reshape(-1, 3)[:: max(1, picture.size // 3000)]
     flat = len(np.unique(corner, axis=0)) < 40
     return Image.Resampling.NEAREST if flat else Image.Resampling.BILINEAR
 
 
-def comparison(examples, predictions, classes, width: int = 320) -> np.ndarray:
-    """A sheet with image, label and prediction of each example ({"image", "label"}, ids (H, W))."""
+def comparison(kept: Iterable[Kept], classes: Classes, width: int = 320) -> np.ndarray:
+    """A sheet with image, label and prediction of each example that an evaluation kept."""
+    rows = list(kept)
     return sheet(
         {
-            "image": [example["image"] for example in examples],
-            "label": [colorize(example["label"], classes) for example in examples],
-            "prediction": [colorize(prediction, classes) for prediction in predictions],
+            "image": [row.image for row in rows],
+            "label": [colorize(row.label, classes) for row in rows],
+            "prediction": [colorize(row.prediction, classes) for row in rows],
         },
         width,
     )
 
 
 def save(picture: np.ndarray, path: Path) -> Path:
-    """Writes a PNG: uint8 (H, W, 3) in colour or (H, W) in grey; never half a file under `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(picture).save(temporary, format="PNG")
-    temporary.replace(path)
+    """Writes a PNG, whole or not at all: uint8 (H, W, 3) in colour or (H, W) in grey. Returns `path`."""
+    with paths.replacing(path) as unfinished:
+        Image.fromarray(picture).save(unfinished, format="PNG")
     return path

@@ -1,8 +1,13 @@
-"""The confusion matrix and every figure that is computed from it (SPEC 3)."""
+"""The confusion matrix, and every figure that is computed from it."""
+
+from typing import Any
 
 import numpy as np
 
-IGNORE_LABEL = 255
+from dpanet_jax.data.classes import IGNORE_LABEL
+
+# int64 would be cut to int32 on its way between hosts, without JAX's x64: two halves travel instead.
+_LOW_BITS = 31
 
 
 class ConfusionMatrix:
@@ -11,7 +16,7 @@ class ConfusionMatrix:
     State, merge, compute: parts counted on different hosts add up to the same figures.
     """
 
-    def __init__(self, num_classes: int, counts: np.ndarray | None = None):
+    def __init__(self, num_classes: int, counts: np.ndarray | None = None) -> None:
         self.num_classes = num_classes
         shape = (num_classes, num_classes)
         self.counts = np.zeros(shape, np.int64) if counts is None else counts.astype(np.int64)
@@ -41,7 +46,7 @@ class ConfusionMatrix:
         """The matrix of both parts together."""
         return ConfusionMatrix(self.num_classes, self.counts + other.counts)
 
-    def compute(self, absent: str = "exclude") -> dict:
+    def compute(self, absent: str = "exclude") -> dict[str, Any]:
         """The figures, all in [0, 1]; a ratio without a denominator is NaN.
 
         "iou" and "accuracy" float64 (K,): TP/(TP+FP+FN) and TP/(TP+FN); "present" bool (K,): in labels or
@@ -69,7 +74,18 @@ class ConfusionMatrix:
         }
 
 
-def _ratio(part, whole):
+def to_halves(counts: np.ndarray) -> np.ndarray:
+    """int64 counts below 2^62, of any shape → int32 (2, …), which `from_halves` adds up again."""
+    return np.stack([counts >> _LOW_BITS, counts & (2**_LOW_BITS - 1)]).astype(np.int32)
+
+
+def from_halves(halves: np.ndarray) -> np.ndarray:
+    """int32 (processes, 2, …), each of `to_halves` → the sum of the processes' counts, int64."""
+    high, low = halves.astype(np.int64).sum(axis=0)
+    return (high << _LOW_BITS) + low
+
+
+def _ratio(part: Any, whole: Any) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.asarray(whole) > 0, part / np.asarray(whole, np.float64), np.nan)
 

@@ -1,14 +1,19 @@
 """A confusion matrix as a table for people and files for programs."""
 
 import csv
+import io
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from dpanet_jax import paths
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
+from dpanet_jax.evaluation.trained import TrainedModel
+from dpanet_jax.version import provenance
 
 _SUMMARY = {
     "mean_iou": "mean IoU",
@@ -18,7 +23,7 @@ _SUMMARY = {
 }
 
 
-def print_table(matrix: ConfusionMatrix, names, title: str, absent: str = "exclude") -> None:
+def print_table(matrix: ConfusionMatrix, names: Sequence[str], title: str, absent: str = "exclude") -> None:
     """Per class IoU, accuracy and share of the labelled pixels, in percent, then the means."""
     figures = matrix.compute(absent)
     table = Table(title=title)
@@ -46,13 +51,18 @@ def _percent(value: float) -> str:
     return "–" if value != value else f"{100 * value:.2f}"
 
 
-def write_files(matrix: ConfusionMatrix, names, stem: Path, about: dict, absent="exclude") -> Path:
+def write_files(
+    matrix: ConfusionMatrix,
+    names: Sequence[str],
+    stem: Path,
+    about: dict[str, Any],
+    absent: str = "exclude",
+) -> Path:
     """Writes STEM.json (every figure, the counts and `about`) and STEM.csv (the table per class).
 
     Fractions in [0, 1]; NaN (no such pixel) is null in JSON and empty in CSV. Returns the JSON's path.
     """
     figures = matrix.compute(absent)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     content = {
         **about,
         "absent": absent,
@@ -68,22 +78,35 @@ def write_files(matrix: ConfusionMatrix, names, stem: Path, about: dict, absent=
         ],
         "confusion_matrix": matrix.counts.tolist(),
     }
-    path = stem.with_name(stem.name + ".json")
-    _replace(path, json.dumps(content, indent=1) + "\n")
     rows = [["class", "iou", "accuracy", "pixels"]]
     rows += [["" if v is None else v for v in row.values()] for row in content["classes"]]
-    table = stem.with_name(stem.name + ".csv")
-    with open(table.with_suffix(".csv.tmp"), "w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    os.replace(table.with_suffix(".csv.tmp"), table)
-    return path
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    paths.write_text(stem.with_name(stem.name + ".csv"), table.getvalue())
+    return paths.write_text(stem.with_name(stem.name + ".json"), json.dumps(content, indent=1) + "\n")
 
 
 def _number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def write_report(model: TrainedModel, matrix: ConfusionMatrix, workdir: Path, split_name: str) -> Path:
+    """WORKDIR/evaluation/SPLIT_PROTOCOL.json and .csv; at another base_size than the run's, …_SIZE.json.
+
+    The protocol is the one that was run. Returns the JSON's path.
+    """
+    config, protocol = model.config, model.protocol.name
+    about = {
+        "dataset": config.data.dataset,
+        "split": split_name,
+        "protocol": protocol,
+        "base_size": model.base_size,
+        "checkpoint": str(model.folder),
+        "step": model.step,
+        "provenance": provenance(),
+    }
+    name = f"{split_name.replace('+', '_')}_{protocol}"
+    if model.base_size != config.evaluation.base_size:
+        name += f"_{model.base_size}"
+    stem = workdir / "evaluation" / name
+    return write_files(matrix, model.classes.names, stem, about, config.evaluation.absent)

@@ -1,130 +1,92 @@
-"""A trained model from its checkpoint alone, and what `evaluate` and `predict` do with it."""
+"""A trained model from its checkpoint alone. Imports neither TFDS nor Grain."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from dpanet_jax import checkpoint, models
 from dpanet_jax import config as config_lib
-from dpanet_jax.data import pipeline
-from dpanet_jax.data.classes import Classes, colorize
-from dpanet_jax.evaluation import figures, inference, report
+from dpanet_jax.data.classes import Classes
+from dpanet_jax.errors import UsageError
+from dpanet_jax.evaluation import protocols
 from dpanet_jax.models.segmenter import init_variables
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+class ImageArrayError(UsageError, TypeError):
+    """What was given as an image is none; the text says what it is."""
 
 
-class TrainedModel(inference.Predictor):
-    """A Predictor with the weights, classes and config of one checkpoint.
+class TrainedModel:
+    """The weights, classes and config of one checkpoint, and the protocol that it predicts by.
 
-    `base_size` takes the place of config.evaluation.base_size (None: that one's).
+    classes: names, colours, ids. config: the run's. step: of the checkpoint. folder: where it lies.
+    protocol and base_size: the run's own, unless they were given.
     """
 
-    def __init__(self, folder: Path, base_size: int | None = None):
+    def __init__(self, folder: Path, base_size: int | None = None, protocol: str | None = None) -> None:
         about = checkpoint.load_about(folder)
-        self.config = config_lib.from_dict(about["config"])
+        self.config = config_lib.from_dict(about["config"], checkpoint.written_by(about))
         self.step = int(folder.name) if folder.name.isdigit() else None
         self.folder = folder
-        classes = Classes.from_dict(about["classes"])
-        model = models.build(len(classes.names), **config_lib.model_options(self.config))
-        crop_size = tuple(self.config.data.crop_size)
-        self.base_size = self.config.evaluation.base_size if base_size is None else base_size
-        like = jax.eval_shape(lambda rng: init_variables(model, rng, crop_size), jax.random.key(0))
-        super().__init__(
+        self.classes = Classes.from_dict(about["classes"])
+        options = config_lib.sections(self.config)
+        model = models.build(len(self.classes.names), **options.model)
+        like = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
+        # As NumPy arrays, for the export; on the devices, for the protocol.
+        self.variables = checkpoint.load_variables(folder, like)
+        self.protocol = protocols.make(
+            options.evaluation.protocol if protocol is None else protocol,
             model,
-            classes,
-            base_size=self.base_size,
-            variables=checkpoint.load_variables(folder, like),
+            base_size=options.evaluation.base_size if base_size is None else base_size,
         )
+        self.base_size = self.protocol.base_size
+        self.device_variables = self.protocol.put(self.variables)
+
+    def check_classes(self, name: str, classes: Classes) -> None:
+        """Raises ConfigError where a split, called `name`, has other classes than the model."""
+        if tuple(classes.names) != tuple(self.classes.names):
+            raise config_lib.ConfigError(
+                f"{name} has the classes {', '.join(classes.names)}; the model in {self.folder} was"
+                f" trained on {', '.join(self.classes.names)}"
+            )
+
+    def predict(self, images: Any) -> Any:
+        """One image uint8 (H, W, 3) RGB → uint8 (H, W) class ids; a list of any sizes → a list.
+
+        Raises ImageArrayError for another type or shape.
+        """
+        if isinstance(images, list | tuple):
+            return [self.predict(image) for image in images]
+        return self.protocol.ids(check_image(images)[None], self.device_variables)[0]
+
+    def probabilities(self, images: Any) -> Any:
+        """One image uint8 (H, W, 3) RGB → float32 (H, W, K), which sums to 1 over K; a list → a list.
+
+        Raises ImageArrayError for another type or shape.
+        """
+        if isinstance(images, list | tuple):
+            return [self.probabilities(image) for image in images]
+        return self.protocol.probabilities(check_image(images)[None], self.device_variables)[0]
 
 
-def load_trained(workdir_or_checkpoint, which: str = "best", base_size: int | None = None) -> TrainedModel:
+def load_trained(
+    workdir_or_checkpoint: str | os.PathLike[str],
+    which: str | int = "best",
+    base_size: int | None = None,
+    protocol: str | None = None,
+) -> TrainedModel:
     """See `dpanet_jax.load`."""
-    return TrainedModel(checkpoint.find(workdir_or_checkpoint, which), base_size)
+    return TrainedModel(checkpoint.find(workdir_or_checkpoint, which), base_size, protocol)
 
 
-def evaluate_split(
-    model: TrainedModel, split_name: str, data_dir: str | None, batch_size: int, progress=iter
-):
-    """The confusion matrix of a split of the model's data set.
-
-    Raises DataError's family where the data set is not there, ConfigError where its classes are others.
-    """
-    split = pipeline.open_split(model.config.data.dataset, split_name, data_dir)
-    if tuple(split.classes.names) != tuple(model.classes.names):
-        raise config_lib.ConfigError(
-            f"{split.name} has the classes {', '.join(split.classes.names)}; the model in {model.folder} was"
-            f" trained on {', '.join(model.classes.names)}"
+def check_image(image: Any) -> np.ndarray:
+    """The image as an array, or ImageArrayError: it must be uint8 (H, W, 3), RGB."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise ImageArrayError(
+            f"an image must be uint8 (height, width, 3), RGB; got {image.dtype} {image.shape}"
         )
-    return inference.evaluate(model, split, batch_size, progress=progress)
-
-
-def write_report(model: TrainedModel, matrix, workdir: Path, split_name: str) -> Path:
-    """WORKDIR/evaluation/SPLIT_PROTOCOL.json and .csv; at another base_size than the run's, ..._SIZE.json."""
-    config = model.config
-    about = {
-        "dataset": config.data.dataset,
-        "split": split_name,
-        "protocol": config.evaluation.protocol,
-        "base_size": model.base_size,
-        "checkpoint": str(model.folder),
-        "step": model.step,
-    }
-    name = f"{split_name.replace('+', '_')}_{config.evaluation.protocol}"
-    if model.base_size != config.evaluation.base_size:
-        name += f"_{model.base_size}"
-    stem = workdir / "evaluation" / name
-    return report.write_files(matrix, model.classes.names, stem, about, config.evaluation.absent)
-
-
-def find_images(source: Path) -> dict[Path, Path]:
-    """{path relative to the folder, without suffix: file} for a file, or every image below a folder.
-
-    Raises FileNotFoundError where there is none, ValueError where two differ only in their suffix.
-    """
-    if source.is_file():
-        return {Path(source.stem): source}
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    found: dict[Path, Path] = {}
-    for path in sorted(source.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            name = path.relative_to(source).with_suffix("")
-            if name in found:
-                raise ValueError(f"{found[name]} and {path} would be written to the same name: rename one")
-            found[name] = path
-    if not found:
-        raise FileNotFoundError(f"{source}: no image in it ({', '.join(IMAGE_SUFFIXES)})")
-    return found
-
-
-def predict_files(model: TrainedModel, source, output, progress=iter) -> dict[Path, Path]:
-    """Writes for each image below `source` three PNGs under `output`, and returns the images found.
-
-    `ids/NAME.png` holds class ids (8-bit grey), `color/NAME.png` the classes' colours, and
-    `overlay/NAME.png` these over the image. An image that cannot be read is an error naming it.
-    """
-    images, output = find_images(Path(source)), Path(output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file: --output must be a folder")
-    for name, path in progress(images.items()):
-        image = read_image(path)
-        labels = model.predict(image)
-        for kind, picture in (
-            ("ids", labels),
-            ("color", colorize(labels, model.classes)),
-            ("overlay", figures.overlay(image, labels, model.classes)),
-        ):
-            figures.save(picture, (output / kind / name).with_name(name.name + ".png"))
-    return images
-
-
-def read_image(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3) RGB from an image file; ValueError naming the file where it is not one."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from error
+    return image

@@ -75,7 +75,7 @@ def used_options(values: Mapping[str, Any]) -> dict[str, Declared]:
 
 def all_loss_terms() -> dict[str, LossTerm]:
     """{term: output and default weight} of every head and network, and the auxiliary head's."""
-    found = {}
+    found: dict[str, LossTerm] = {}
     for owner in (*HEADS.values(), *NETWORKS.values()):
         for term, what in owner.LOSS_TERMS.items():
             if found.setdefault(term, what) != what:
@@ -112,10 +112,17 @@ def check_used(values: Mapping[str, Any]) -> None:
 
 
 def _check_modules(model: Segmenter) -> None:
-    """Makes the backbone and the head once: what concerns several options at a time is checked there."""
-    if model.head_name not in NETWORKS:
-        cls = BACKBONES[model.backbone_name]
-        cls(architecture=model.backbone_name, **own_fields(cls, model.options))
+    """Makes the network's parts once: what concerns several options at a time is checked there."""
+    classes: dict[str, Any] = {"num_classes": model.num_classes}
+    if model.head_name in NETWORKS:
+        parts = [(NETWORKS[model.head_name], classes)]
+    else:
+        architecture = {"architecture": model.backbone_name}
+        parts = [(BACKBONES[model.backbone_name], architecture), (HEADS[model.head_name], classes)]
+    for cls, given in parts:
+        if "options" in cls.__dataclass_fields__:
+            given = {**given, "options": model.options}
+        cls(**given, **own_fields(cls, model.options), numerics=model.numerics)
 
 
 def _dtype_name(value: Any) -> Any:

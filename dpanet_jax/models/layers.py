@@ -95,11 +95,11 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size = self.kernel_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
+        given = self.kernel_size
+        size = (given, given) if isinstance(given, int) else tuple(given)
         is_product = size == (1, 1) and self.groups == 1
-        shape = (x.shape[-1] // self.groups, self.features)
-        shape = shape if is_product else (*size, *shape)
+        per_position = (x.shape[-1] // self.groups, self.features)
+        shape = per_position if is_product else (*size, *per_position)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = (
             self.param("bias", nn.initializers.zeros, shape[-1:], self.param_dtype) if self.use_bias else None
@@ -171,7 +171,7 @@ class BatchNorm(nn.BatchNorm):
 
     variance: str = "unbiased"
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         unbiased = self.variance == "unbiased" and not self.use_running_average
         old = self.get_variable("batch_stats", "var") if unbiased else None
         y = super().__call__(x)

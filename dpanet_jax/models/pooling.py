@@ -4,6 +4,7 @@ Axes: B batch, H and W of a feature map, C channels, n pooled positions an axis,
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,12 @@ def adaptive_pool(x: jax.Array, size: int, mode: str = "avg") -> jax.Array:
     """
     choose("mode", mode, MODES)
     if mode == "max":
-        rows = [x[:, start:end].max(axis=1) for start, end in bins(x.shape[1], size)]
-        x = jnp.stack(rows, axis=1)
+        x = jnp.stack([x[:, s:e].max(axis=1) for s, e in bins(x.shape[1], size)], axis=1)
         return jnp.stack([x[:, :, s:e].max(axis=2) for s, e in bins(x.shape[2], size)], axis=2)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     rows = jnp.asarray(averaging_matrix(x.shape[1], size), wide)
     columns = jnp.asarray(averaging_matrix(x.shape[2], size), wide)
-    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": wide}
+    exact: dict[str, Any] = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": wide}
     pooled = jnp.einsum("nh,bhwc->bnwc", rows, x, **exact)
     return jnp.einsum("mw,bnwc->bnmc", columns, pooled, **exact).astype(x.dtype)
 

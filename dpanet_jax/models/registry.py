@@ -13,6 +13,8 @@ All other fields that are marked as options are keys of config.model. A class wi
 handed all values, for the modules that its choices bring in.
 """
 
+from typing import Any
+
 from flax import linen as nn
 
 from dpanet_jax.models.backbones import resnest, resnet
@@ -20,15 +22,15 @@ from dpanet_jax.models.heads.dpanet import DualPoolHead
 from dpanet_jax.models.heads.fcn import FCNHead
 from dpanet_jax.options import OptionError
 
-BACKBONES: dict[str, type[nn.Module]] = {
+BACKBONES: dict[str, type[Any]] = {
     **dict.fromkeys(resnet.ARCHITECTURES, resnet.ResNet),
     **dict.fromkeys(resnest.ARCHITECTURES, resnest.ResNeSt),
 }
-HEADS: dict[str, type[nn.Module]] = {
+HEADS: dict[str, type[Any]] = {
     "dpanet": DualPoolHead,
     "fcn": FCNHead,
 }
-NETWORKS: dict[str, type[nn.Module]] = {}
+NETWORKS: dict[str, type[Any]] = {}
 
 
 def register_backbone(name: str, backbone: type[nn.Module]) -> None:
@@ -46,7 +48,7 @@ def register_network(name: str, network: type[nn.Module]) -> None:
     _register(NETWORKS, name, network)
 
 
-def _register(registry: dict[str, type[nn.Module]], name: str, cls: type[nn.Module]) -> None:
+def _register(registry: dict[str, type[Any]], name: str, cls: type[nn.Module]) -> None:
     others = [known for known in (BACKBONES, HEADS, NETWORKS) if known is not registry]
     # The same class once more is no mistake: a module may be imported by two names.
     taken = registry.get(name, cls)

@@ -1,20 +1,28 @@
 """SGD as PyTorch computes it, with the poly schedule and a faster head."""
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from dpanet_jax.config import ConfigError
+from dpanet_jax.training.options import Optimizer, Training
+
+# The number of updates made so far → the learning rate of the next one.
+Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 
 
-def poly_schedule(lr: float, total_steps: int, power: float = 0.9, warmup_steps: int = 0):
+def poly_schedule(lr: float, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> Schedule:
     """lr · (1 − step/total)^power at every step (section 4.1.2 of the paper): step → lr.
 
     The first update uses `lr` itself and the last one lr · (1/total)^power. With `warmup_steps` > 0
     the rate first rises linearly to the poly curve, which is the same curve as without.
     """
 
-    def schedule(step):
+    def schedule(step: ArrayLike) -> jax.Array:
         # As JAX's default float: divided as it is, an int32 count would stay in float32 under x64.
         step = jnp.asarray(step, jnp.result_type(float))
         rate = lr * (1 - step / total_steps) ** power
@@ -25,29 +33,30 @@ def poly_schedule(lr: float, total_steps: int, power: float = 0.9, warmup_steps:
     return schedule
 
 
-def sgd(
-    schedule,
-    *,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    head_lr_multiplier: float = 10.0,
-) -> optax.GradientTransformation:
+def schedule_for(options: Optimizer, batch_size: int, total_steps: int) -> Schedule:
+    """The poly schedule that the options describe, for a run of this batch size and length."""
+    lr = scaled_lr(options.lr, batch_size, options.lr_batch_size)
+    return poly_schedule(lr, total_steps, options.power, options.warmup_steps)
+
+
+def sgd(schedule: Schedule, options: Optimizer) -> optax.GradientTransformation:
     """torch.optim.SGD with two parameter groups, for a tree with "backbone" at its top level.
 
     g = gradient + weight_decay · p;  v = momentum · v + g;  p = p − lr(step) · m · v, where m is 1 in
-    the backbone and `head_lr_multiplier` in everything else. Decay is on every parameter.
+    the backbone and `head_lr_multiplier` in everything else. Decay is on every parameter. The rate is
+    the schedule's, whatever `options.lr`.
     """
 
-    def heads(params):
+    def heads(params: dict[str, Any]) -> dict[str, Any]:
         return {
             name: jax.tree.map(lambda _, head=name != "backbone": head, branch)
             for name, branch in params.items()
         }
 
     return optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.trace(decay=momentum),
-        optax.masked(optax.scale(head_lr_multiplier), heads),
+        optax.add_decayed_weights(options.weight_decay),
+        optax.trace(decay=options.momentum),
+        optax.masked(optax.scale(options.head_lr_multiplier), heads),
         optax.scale_by_learning_rate(schedule),
     )
 
@@ -57,13 +66,16 @@ def scaled_lr(lr: float, batch_size: int, lr_batch_size: int) -> float:
     return lr * batch_size / lr_batch_size if lr_batch_size else lr
 
 
-def total_steps(num_examples: int, batch_size: int, epochs: int, steps: int = 0) -> int:
-    """Optimizer steps in all: `steps` where it is not 0, else `epochs` of whole batches."""
-    if steps:
-        return steps
-    if num_examples < batch_size:
+def total_steps(options: Training, num_examples: int) -> int:
+    """Optimizer steps in all: `steps` where it is not 0, else `epochs` of whole batches.
+
+    Raises ConfigError where the training images do not fill one batch.
+    """
+    if options.steps:
+        return options.steps
+    if num_examples < options.batch_size:
         raise ConfigError(
-            f"config.training.batch_size={batch_size} is more than the {num_examples} training images:"
-            " lower it, or set config.training.steps"
+            f"config.training.batch_size={options.batch_size} is more than the {num_examples} training"
+            " images: lower it, or set config.training.steps"
         )
-    return num_examples // batch_size * epochs
+    return num_examples // options.batch_size * options.epochs

@@ -19,7 +19,8 @@ class Run:
     parallelism: Annotated[
         Literal["jit", "pmap"],
         Option(
-            "jit: one program over a mesh of all devices; pmap: one replica a device; the numbers are the same"
+            "jit: one program over a mesh of all devices; pmap: one replica a device;"
+            " the numbers are the same"
         ),
     ] = "jit"
     distributed: Annotated[bool, Option("join several hosts by jax.distributed.initialize() first")] = False

@@ -5,19 +5,21 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 
 @flax.struct.dataclass
 class TrainState:
     """`step` int32 (): updates made so far; the trees are Flax's and optax's own."""
 
-    step: jax.Array
+    step: jax.Array | np.int32
     params: Any
     batch_stats: Any
     opt_state: Any
 
     @classmethod
-    def create(cls, variables: dict, optimizer) -> "TrainState":
+    def create(cls, variables: dict[str, Any], optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step, from `model.init`'s variables."""
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -27,6 +29,6 @@ class TrainState:
         )
 
     @property
-    def variables(self) -> dict:
+    def variables(self) -> dict[str, Any]:
         """What `model.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}

@@ -1,42 +1,72 @@
-"""One training step: a pure function of (state, batch), however it is run on devices."""
+"""One training step: a pure function of (state, batch), however it is laid on devices."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from dpanet_jax.data.classes import IGNORE_LABEL
+from dpanet_jax.models.loss_term import LossTerm
 from dpanet_jax.models.normalize import normalize
-from dpanet_jax.training.losses import IGNORE_LABEL, count_valid, multi_loss, weigh
+from dpanet_jax.training.layout import Batch, Metrics, TrainStep
+from dpanet_jax.training.losses import count_valid, multi_loss, weigh
+from dpanet_jax.training.optimizer import Schedule
 from dpanet_jax.training.state import TrainState
 
 
+class Trainable(Protocol):
+    """What a step needs of a model. `models.build` makes one, and any Flax module with these will do."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def align_corners(self) -> bool: ...
+
+    def loss_terms(self) -> Mapping[str, LossTerm]:
+        """Which outputs the loss reads: {term: LossTerm}."""
+
+    # Called with the images and train=True, `mutable` batch statistics and a dropout key in `rngs`.
+    @property
+    def apply(self) -> Any: ...
+
+
 def make_train_step(
-    model,
+    model: Trainable,
     optimizer: optax.GradientTransformation,
-    schedule,
-    loss_weights: dict,
+    schedule: Schedule,
+    loss_weights: Mapping[str, float],
     *,
     class_weights: tuple[float, ...] = (),
     seed: int = 0,
     accumulate_steps: int = 1,
     axis_name: str | None = None,
-):
+) -> TrainStep:
     """Builds `train_step(state, batch) → (state, metrics)`.
 
     `batch` has "image" (B, H, W, 3) uint8, "label" (B, H, W) uint8 class ids or 255, and "extent"
     (B, 2) int32, the height and width that are not padding. B is the global batch, or, under `pmap`
     with `axis_name`, this device's part of it. `metrics` are scalars of the global batch: "loss", a
-    "loss/TERM" for each head, "accuracy" in [0, 1] over valid pixels, "lr", and "grad_norm".
+    "loss/TERM" for each term of the model's loss, "accuracy" in [0, 1] over valid pixels, "lr", and
+    "grad_norm".
 
     The loss is a mean over the valid pixels of the global batch, weighted by `class_weights` where they are
     given (see `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
     With `accumulate_steps` > 1 the batch is computed in that
     many parts; batch norm then sees, and averages over, each part by itself.
     """
+    loss_terms = model.loss_terms()
 
-    def over_devices(tree):
+    def over_devices(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    def loss_fn(params, batch_stats, part, rng, total_weight):
+    def loss_fn(
+        params: Any, batch_stats: Any, part: Batch, rng: jax.Array, total_weight: jax.Array
+    ) -> tuple[jax.Array, Any]:
         images = normalize(part["image"], part["extent"], model.dtype)
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -46,29 +76,32 @@ def make_train_step(
             rngs={"dropout": rng},
         )
         loss, terms = multi_loss(
-            outputs, part["label"], loss_weights, total_weight, model.align_corners, class_weights
+            outputs,
+            part["label"],
+            loss_terms,
+            loss_weights,
+            total_weight,
+            model.align_corners,
+            class_weights,
         )
-        return loss, (
-            updates["batch_stats"],
-            terms,
-            count_correct(outputs["logits"], part["label"]),
-        )
+        # A network without batch norm has none.
+        return loss, (updates.get("batch_stats", {}), terms, count_correct(outputs["logits"], part["label"]))
 
-    def gradients(state, part, rng, total_weight):
+    def gradients(state: TrainState, part: Batch, rng: jax.Array, total_weight: jax.Array) -> Any:
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (batch_stats, terms, correct)), grads = grad_fn(
             state.params, state.batch_stats, part, rng, total_weight
         )
         return batch_stats, (grads, loss, terms, correct)
 
-    def accumulated(state, batch, rng, total_weight):
+    def accumulated(state: TrainState, batch: Batch, rng: jax.Array, total_weight: jax.Array) -> Any:
         parts = jax.tree.map(lambda x: split_parts(x, accumulate_steps), batch)
         rngs = jax.random.split(rng, accumulate_steps)
 
-        def one_part(carry, part_and_rng):
+        def one_part(carry: Any, part_and_rng: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             batch_stats, sums = carry
             batch_stats, results = gradients(
-                state.replace(batch_stats=batch_stats), *part_and_rng, total_weight
+                dataclasses.replace(state, batch_stats=batch_stats), *part_and_rng, total_weight
             )
             return (batch_stats, jax.tree.map(jnp.add, sums, results)), None
 
@@ -77,7 +110,7 @@ def make_train_step(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(one_part, (state.batch_stats, zeros), (parts, rngs))[0]
 
-    def train_step(state: TrainState, batch: dict):
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         num_valid = over_devices(count_valid(batch["label"]))
         total_weight = over_devices(jnp.sum(weigh(batch["label"], class_weights)))

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpanet_jax.data.augment import PAD_COLOR, augment, photometric, resize_image, resize_label
+from dpanet_jax.data.augment import PAD_COLOR, photometric, resize_image, resize_label
+from dpanet_jax.data.augment import augment as augment_by
+from dpanet_jax.data.options import Augmentation
+
+
+def augment(example, rng, **options):
+    return augment_by(example, rng, Augmentation(**options))
+
+
+def test_padding_has_the_mean_colour_of_imagenet():
+    assert PAD_COLOR == (124, 116, 104)
 
 
 def smooth_example(height=40, width=60):

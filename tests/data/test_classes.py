@@ -3,7 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from dpanet_jax.data.classes import CAMVID, CITYSCAPES, Classes, colorize, read_classes
+from dpanet_jax.data.classes import Classes, ClassesError, colorize, read_classes
+from dpanet_jax.data.datasets.camvid import CAMVID
+from dpanet_jax.data.datasets.cityscapes import CITYSCAPES
+from dpanet_jax.errors import DPANetError
 
 
 def test_cityscapes_maps_its_19_raw_ids_in_order_and_ignores_the_rest():
@@ -76,12 +79,22 @@ def test_read_classes_takes_an_id_column_and_rows_to_ignore(tmp_path):
 def test_read_classes_names_the_file_and_line(tmp_path, text, message):
     path = tmp_path / "classes.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ClassesError, match=message) as error:
         read_classes(path)
+    assert isinstance(error.value, DPANetError)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_read_classes_without_a_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="no such file") as error:
         read_classes(tmp_path / "classes.csv")
+    assert isinstance(error.value, ClassesError)
+
+
+@pytest.mark.parametrize(
+    "stored", [{}, {"names": ["a"]}, {"known": [300]}, CAMVID.to_dict() | {"colors": []}]
+)
+def test_stored_classes_that_are_none(stored):
+    with pytest.raises(ClassesError):
+        Classes.from_dict(stored)

@@ -1,11 +1,13 @@
 """`prepare`: every error names its files, and a data set is either whole or not there."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,15 @@ import pytest
 from PIL import Image
 
 import dpanet_jax.data
-from dpanet_jax.data.builders.listing import DataError
+from dpanet_jax.data import pipeline
+from dpanet_jax.data.datasets import DATASETS, DataSet, register
+from dpanet_jax.data.datasets.folder import list_folder
+from dpanet_jax.data.listing import DataError, Listing, Pair
 from dpanet_jax.data.location import DatasetNotFound, dataset_dir
+from dpanet_jax.data.options import Augmentation
 from dpanet_jax.data.pipeline import open_split
-from dpanet_jax.data.prepare import prepare
+from dpanet_jax.data.prepare import PreparedElsewhere, prepare
+from dpanet_jax.errors import DPANetError
 
 ROOT = Path(dpanet_jax.data.__file__).parents[2]
 
@@ -205,7 +212,7 @@ def test_all_problems_are_collected_and_ten_are_shown(tmp_path, make_folder):
     ],
 )
 def test_a_wrong_name_or_a_missing_source(tmp_path, dataset, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DPANetError, match=message):
         prepare(dataset, tmp_path / "data", quiet=True)
     with pytest.raises(DataError, match="nowhere: no such folder"):
         prepare("camvid", tmp_path / "data", tmp_path / "nowhere", quiet=True)
@@ -237,8 +244,8 @@ def test_overwrite_replaces_and_keeps_the_old_one_on_failure(tmp_path, make_fold
     make_folder(source, counts=(("train", 7), ("val", 3)))
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dpanet_jax.data.builders.segmentation._grey_png",
-            lambda encoded: (_ for _ in ()).throw(OSError("disk full")),
+            "dpanet_jax.data.storage._grey_png",
+            lambda *_: (error for error in ()).throw(OSError("disk full")),
         )
         with pytest.raises(OSError, match="disk full"):
             prepare("folder", tmp_path / "data", source, overwrite=True, quiet=True)
@@ -253,15 +260,14 @@ def test_overwrite_replaces_and_keeps_the_old_one_on_failure(tmp_path, make_fold
 
 _KILLED = """
     import os, signal, sys
-    from dpanet_jax.data.builders import segmentation
-    from dpanet_jax.data import prepare
-    calls, read = [], segmentation._grey_png
-    def die_at_third(encoded):
+    from dpanet_jax.data import prepare, storage
+    calls, read = [], storage._grey_png
+    def die_at_third(*arguments):
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(encoded)
-    segmentation._grey_png = die_at_third
+        return read(*arguments)
+    storage._grey_png = die_at_third
     prepare.prepare("folder", sys.argv[1], sys.argv[2], overwrite=len(sys.argv) > 3, quiet=True)
 """
 
@@ -305,8 +311,9 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, make_folder):
     )
     with holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match="another process is preparing"):
+        with pytest.raises(BlockingIOError, match="another process is preparing") as error:
             prepare("folder", data, source, quiet=True)
+        assert isinstance(error.value, PreparedElsewhere) and isinstance(error.value, DPANetError)
         holder.stdin.close()
     assert not prepare("folder", data, source, quiet=True).already
 
@@ -314,28 +321,208 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, make_folder):
 def test_streets_are_drawn_and_take_the_path_of_a_folder(tmp_path, make_folder, monkeypatch):
     drawn = []
 
-    def write_streets(folder, num_train=4, num_val=2, size=(24, 32), seed=0):
-        drawn.append((folder, num_train, num_val, size, seed))
-        make_folder(folder, counts=(("train", num_train), ("val", num_val)), size=size)
+    def write_streets(folder, *, num_train, num_val, size, seed, classes, ignore_label, progress):
+        assert len(classes) == 19 and classes[0] == ("road", [128, 64, 128]) and ignore_label == 255
+        drawn.append((folder, num_train, num_val, size, seed, progress))
+        make_folder(folder, counts=(("train", num_train), ("val", num_val)))
 
-    fake = types.ModuleType("dpanet_jax.data.streets")
-    fake.write_streets = write_streets
-    monkeypatch.setitem(sys.modules, "dpanet_jax.data.streets", fake)
-    data = tmp_path / "data"
-    summary = prepare("streets", data, quiet=True)
-    assert summary.splits == {"train": 4, "val": 2}
-    assert drawn == [(data / "downloads" / "streets", 4, 2, (24, 32), 0)]
+    monkeypatch.setattr("dpanet_jax.streets.write_streets", write_streets)
+    data, few = tmp_path / "data", dict(num_train=4, num_val=2, size=[24, 32])
+    assert prepare("streets", data, quiet=True, **few).splits == {"train": 4, "val": 2}
+    assert drawn == [(data / "downloads" / "streets", 4, 2, (24, 32), 0, False)]
     assert open_split("streets", "val", data)[1]["image"].shape == (24, 32, 3)
 
     assert prepare("streets", data, quiet=True).already
-    assert prepare("streets", data, quiet=True, size=(24, 32)).already
-    with pytest.raises(ValueError, match="was prepared with {'num_train': 4.*use --overwrite"):
+    assert prepare("streets", data, quiet=True, **few).already
+    with pytest.raises(DPANetError, match="was prepared with {'num_train': 4.*use --overwrite"):
         prepare("streets", data, quiet=True, num_train=6)
-    with pytest.raises(ValueError, match="streets has no option trees; it has num_train, num_val"):
+    with pytest.raises(
+        DPANetError, match="streets: trees is not an option; the options are num_train, num_val"
+    ):
         prepare("streets", data, quiet=True, trees=6)
-    again = prepare("streets", data, tmp_path / "kept", True, quiet=True, num_train=6)
+    with pytest.raises(DPANetError, match="streets: num_train=0: must be at least 1"):
+        prepare("streets", data, quiet=True, num_train=0)
+    again = prepare("streets", data, tmp_path / "kept", True, quiet=True, num_train=6, num_val=2)
     assert again.splits == {"train": 6, "val": 2} and len(drawn) == 2
     assert (tmp_path / "kept" / "images").is_dir()
+
+
+def test_streets_of_an_earlier_version_are_known_again(tmp_path):
+    """Their options also held how they were drawn."""
+    first = prepare("streets", tmp_path, quiet=True, num_train=1, num_val=1, size=(16, 16))
+    path = first.path / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata["unlabelled"]
+    metadata["options"] |= {"processes": None, "progress": True}
+    path.write_text(json.dumps(metadata))
+    again = prepare("streets", tmp_path, quiet=True, num_train=1, num_val=1, size=(16, 16))
+    assert again.already and again.unlabelled == ()
+    assert "label" in open_split("streets", "train", tmp_path)[0]
+
+
+def test_a_folder_whose_metadata_is_damaged(tmp_path, make_folder):
+    first = prepare("folder", tmp_path / "data", make_folder(tmp_path / "source"), quiet=True)
+    for damage in ("", "[]", "{}"):
+        (first.path / "metadata.json").write_text(damage)
+        with pytest.raises(DataError, match="metadata.json is not what prepare writes .* --overwrite"):
+            open_split("folder", "train", tmp_path / "data")
+
+
+@pytest.mark.parametrize("dataset", ["streets", "camvid", "folder"])
+def test_quiet_prints_nothing(tmp_path, make_folder, make_camvid, dataset, capfd):
+    if dataset == "streets":
+        # Fifty scenes and more are drawn by processes of their own.
+        summary = prepare(dataset, tmp_path / "data", quiet=True, num_train=50, num_val=1, size=(16, 16))
+    else:
+        source = (make_folder if dataset == "folder" else make_camvid)(tmp_path / "source")
+        summary = prepare(dataset, tmp_path / "data", source, quiet=True)
+    assert not summary.already
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_quiet_the_work_is_shown(tmp_path, capfd):
+    prepare("streets", tmp_path, num_train=1, num_val=1, size=(16, 16))
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    for work in ("drawing streets", "checking", "writing"):
+        assert work in shown.err
+
+
+def without_labels(source):
+    shutil.rmtree(source / "labels/test")
+
+
+def with_lists(source):
+    for split in ("train", "val", "test"):
+        names = sorted(path.name for path in (source / "images" / split).iterdir())
+        (source / f"{split}.txt").write_text("".join(f"{split}/{name}\n" for name in names))
+    without_labels(source)
+
+
+@pytest.mark.parametrize("form", [without_labels, with_lists])
+def test_a_test_split_may_have_no_labels(tmp_path, make_folder, form):
+    source = make_folder(tmp_path / "source", counts=(("train", 3), ("val", 2), ("test", 2)))
+    labelled = prepare("folder/labelled", tmp_path / "data", source, quiet=True)
+    form(source)
+    summary = prepare("folder", tmp_path / "data", source, quiet=True)
+    assert summary.splits == {"train": 3, "val": 2, "test": 2} and summary.unlabelled == ("test",)
+    assert "3 train, 2 val, 2 test (without labels), 3 classes" in str(summary)
+    assert summary.fingerprint != labelled.fingerprint and "without labels" not in str(labelled)
+
+    test = open_split("folder", "test", tmp_path / "data")
+    assert not test.labelled and len(test) == 2 and test.sizes == ((24, 32), (24, 32))
+    assert test[0].keys() == {"image", "name"}
+    image = np.asarray(Image.open(source / "images/test/0001.png"))
+    np.testing.assert_array_equal(test[1]["image"], image)
+
+    train = open_split("folder", "train", tmp_path / "data")
+    assert train.labelled and "label" in train[0]
+    for split in (test, open_split("folder", "train+test", tmp_path / "data")):
+        assert not split.labelled and "label" not in split[0]
+        refusals = []
+        with pytest.raises(pipeline.UnlabelledSplit, match="has no labels.* predict") as error:
+            pipeline.eval_batches(split, 1)
+        refusals.append(error.value)
+        with pytest.raises(pipeline.UnlabelledSplit, match="has no labels.* predict") as error:
+            pipeline.train_batches(split, Augmentation(), batch_size=1, seed=0)
+        refusals.append(error.value)
+        for refusal in refusals:
+            assert isinstance(refusal, DPANetError) and "\n" not in str(refusal)
+
+
+def test_camvid_without_labels_of_test(tmp_path, make_camvid):
+    source = make_camvid(tmp_path / "source")
+    shutil.rmtree(source / "testannot")
+    assert prepare("camvid", tmp_path / "data", source, quiet=True).unlabelled == ("test",)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_train_and_val_need_labels(tmp_path, make_folder, split):
+    source = make_folder(tmp_path / "source")
+    shutil.rmtree(source / "labels" / split)
+    with pytest.raises(DataError, match=f"labels/{split}: no such folder"):
+        prepare("folder", tmp_path / "data", source, quiet=True)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_some_labels_are_too_few(tmp_path, make_folder, lists):
+    source = make_folder(tmp_path / "source", counts=(("train", 2), ("val", 1), ("test", 2)))
+    if lists:
+        for split, count in (("train", 2), ("val", 1), ("test", 2)):
+            (source / f"{split}.txt").write_text("".join(f"{split}/{i:04}\n" for i in range(count)))
+    (source / "labels/test/0000.png").unlink()
+    with pytest.raises(DataError, match="images/test/0000.png: image without a label"):
+        prepare("folder", tmp_path / "data", source, quiet=True)
+
+
+def test_an_unlabelled_split_needs_no_tensorflow(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source", counts=(("train", 1), ("val", 1), ("test", 2)))
+    without_labels(source)
+    script = """
+        import sys
+        from dpanet_jax.data.prepare import prepare
+        prepare("folder", sys.argv[2], sys.argv[1], quiet=True)
+        from dpanet_jax.data.split import open_split
+        print([example["image"].shape for example in open_split("folder", "test", sys.argv[2])])
+        assert "tensorflow" not in sys.modules
+    """
+    done = run_script(script, source, tmp_path / "data")
+    assert (done.stdout, done.stderr) == ("[(24, 32, 3), (24, 32, 3)]\n", "")
+
+
+def test_a_data_set_of_another_package(tmp_path, make_folder):
+    """Registered by name, it is prepared, found and read like those of this package."""
+    source = make_folder(tmp_path / "source")
+    classes = list_folder(source).classes
+
+    def list_rooms(folder):
+        pairs = [
+            Pair(path.stem, path, folder / "labels/train" / path.name)
+            for path in sorted((folder / "images/train").iterdir())
+        ]
+        return Listing(classes, splits={"train": pairs[:3], "odd": pairs[3:]})
+
+    register("rooms", DataSet(list_rooms, classes=classes))
+    try:
+        with pytest.raises(ValueError, match="'rooms' is registered already"):
+            register("rooms", DataSet(list_rooms))
+        with pytest.raises(DatasetNotFound, match="prepare --dataset=rooms --source=DIR"):
+            open_split("rooms", "train", tmp_path / "data")
+        with pytest.raises(DPANetError, match="rooms takes no option seed"):
+            prepare("rooms", tmp_path / "data", source, quiet=True, seed=1)
+        assert prepare("rooms", tmp_path / "data", source, quiet=True).splits == {"train": 3, "odd": 2}
+        assert len(open_split("rooms", "odd", tmp_path / "data")) == 2
+    finally:
+        del DATASETS["rooms"]
+
+
+@pytest.mark.parametrize("name", ["", "Rooms", "my/rooms", "..", "9"])
+def test_names_that_cannot_be_registered(name):
+    with pytest.raises(ValueError, match="small letters"):
+        register(name, DataSet(list_folder))
+
+
+def test_paths(tmp_path, make_folder, monkeypatch):
+    source = make_folder(tmp_path / "source")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert prepare("folder", "~/data", "~/source", quiet=True).path == tmp_path / "data/folder/default/1.0.0"
+    assert prepare("folder", "data", "source", quiet=True).already
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/data")
+    assert prepare("folder", source=source, quiet=True).already
+    for arguments in (("folder", "gs://bucket/data"), ("folder", "data", "gs://bucket/source")):
+        with pytest.raises(DPANetError, match="gs://bucket/.*only local paths"):
+            prepare(*arguments, quiet=True)
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
+    with pytest.raises(DPANetError, match="only local paths"):
+        open_split("folder", "train")
+
+
+def test_preparing_leaves_the_warnings_as_they_are(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source", counts=(("train", 20), ("val", 5)))
+    before = list(warnings.filters)
+    prepare("folder", tmp_path / "data", source, quiet=True)
+    assert list(warnings.filters) == before
 
 
 def test_no_tensorflow_no_network_and_no_jax_to_prepare(tmp_path, make_folder):
@@ -350,7 +537,9 @@ def test_no_tensorflow_no_network_and_no_jax_to_prepare(tmp_path, make_folder):
         assert "jax" not in sys.modules
         from dpanet_jax.data import pipeline
         split = pipeline.open_split("folder", "train")
-        next(pipeline.train_batches(split, batch_size=2, crop_size=(8, 8), base_size=32, seed=0))
+        from dpanet_jax.data.options import Augmentation
+        augmentation = Augmentation(crop_size=(8, 8), base_size=32)
+        next(pipeline.train_batches(split, augmentation, batch_size=2, seed=0))
         for batch in pipeline.eval_batches(split, 2):
             pass
         assert "tensorflow" not in sys.modules

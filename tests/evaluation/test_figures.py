@@ -21,12 +21,15 @@ def test_overlay_mixes_colors_and_leaves_ignored_pixels():
 
 def test_sheet_has_a_row_for_each_example_and_a_column_for_each_kind():
     rng = np.random.default_rng(0)
-    examples = [
-        {"image": rng.integers(0, 255, (10, 20, 3)).astype(np.uint8), "label": np.full((10, 20), k, np.uint8)}
+    kept = [
+        figures.Kept(
+            image=rng.integers(0, 255, (10, 20, 3)).astype(np.uint8),
+            label=np.full((10, 20), k, np.uint8),
+            prediction=np.full((10, 20), 1 - k, np.uint8),
+        )
         for k in (0, 1)
     ]
-    predictions = [np.full((10, 20), 1, np.uint8), np.full((10, 20), 0, np.uint8)]
-    sheet = figures.comparison(examples, predictions, CLASSES, width=40)
+    sheet = figures.comparison(kept, CLASSES, width=40)
     assert sheet.shape[1] == 3 * 40 + 2 * 4 and sheet.shape[0] == 16 + 2 * 20 + 4
     for row, (label, prediction) in enumerate([(0, 1), (1, 0)]):
         y = 16 + row * 24 + 10

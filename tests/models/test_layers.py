@@ -1,4 +1,4 @@
-"""Convolution, pooling and batch norm: as PyTorch computes them, against NumPy and golden values."""
+"""Convolution, pooling, batch norm and dropout: as PyTorch computes them, against NumPy and golden values."""
 
 from pathlib import Path
 
@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from dpanet_jax.models.layers import BatchNorm, Conv, average_down, average_pool, max_pool
+from dpanet_jax.models.layers import (
+    BatchNorm,
+    ChannelDropout,
+    Conv,
+    Numerics,
+    average_down,
+    average_pool,
+    max_pool,
+)
+from dpanet_jax.options import OptionError
 
+RNG = {"dropout": jax.random.key(3)}
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "torch.npz")
 
 
@@ -89,6 +99,63 @@ def test_a_grouped_convolution_is_xlas():
     np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
 
 
+CONVOLUTIONS = {
+    "wide": {"kernel_size": (1, 5)},
+    "high": {"kernel_size": (7, 1), "stride": 2},
+    "oblong": {"kernel_size": (3, 5), "dilation": 2, "use_bias": True},
+    "oblong, 2 groups": {"kernel_size": (3, 1), "groups": 2, "stride": 2},
+    "depthwise": {"groups": 16, "dilation": 3},
+    "depthwise, twice the features": {"groups": 16, "features": 32, "stride": 2, "use_bias": True},
+    "8 groups": {"groups": 8, "kernel_size": (5, 3)},
+    "1×1, 8 groups": {"groups": 8, "kernel_size": 1, "stride": 2},
+}
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolutions_and_their_gradients_are_pytorchs(options):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    conv = Conv(**{"features": 16, "param_dtype": jnp.float64, **options})
+    x = rng.normal(size=(2, 11, 13, 16))
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(conv.init, jax.random.key(0), jnp.asarray(x))["params"]
+        params = {name: rng.normal(size=leaf.shape) for name, leaf in shapes.items()}
+        ours = jax.jit(lambda params, x: conv.apply({"params": params}, x))(params, x)
+        cotangent = rng.normal(size=ours.shape)
+        gradients, image_gradient = jax.jit(
+            jax.grad(lambda params, x: (conv.apply({"params": params}, x) * cotangent).sum(), argnums=(0, 1))
+        )(params, x)
+    image, kernel = (
+        torch.tensor(np.transpose(array, order), requires_grad=True)
+        for array, order in ((x, (0, 3, 1, 2)), (params["kernel"], (3, 2, 0, 1)))
+    )
+    bias = torch.tensor(params["bias"], requires_grad=True) if conv.use_bias else None
+    padding = [conv.dilation * (n // 2) for n in params["kernel"].shape[:2]]
+    theirs = torch.nn.functional.conv2d(image, kernel, bias, conv.stride, padding, conv.dilation, conv.groups)
+    (theirs * torch.tensor(cotangent.transpose(0, 3, 1, 2))).sum().backward()
+    pairs = {
+        "value": (ours, theirs.detach().permute(0, 2, 3, 1)),
+        "of the image": (image_gradient, image.grad.permute(0, 2, 3, 1)),
+        "of the kernel": (gradients["kernel"], kernel.grad.permute(2, 3, 1, 0)),
+    }
+    if bias is not None:
+        pairs["of the bias"] = (gradients["bias"], bias.grad)
+    for name, (found, expected) in pairs.items():
+        scale = expected.abs().max().item()
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-12 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("groups, convolutions", [(1, 1), (2, 2), (128, 1)])
+def test_many_groups_are_one_convolution(equations, groups, convolutions):
+    """Of a few groups each is a convolution, which is faster on a CPU; 128 would take long to compile."""
+    conv = Conv(128, groups=groups)
+    x = jnp.zeros((1, 8, 8, 128))
+    params = jax.eval_shape(conv.init, jax.random.key(0), x)
+    assert params["params"]["kernel"].shape == (3, 3, 128 // groups, 128)
+    found = [e for e in equations(conv.apply, params, x) if e.primitive.name == "conv_general_dilated"]
+    assert len(found) == convolutions
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
 def test_average_pool_counts_the_padding(size, stride):
@@ -157,6 +224,43 @@ def test_running_variance_of_a_single_position_stays_finite():
         np.testing.assert_allclose(running, 0.9 * np.ones(3), rtol=1e-12)
 
 
-def test_a_bad_variance_is_named():
-    with pytest.raises(ValueError, match="bn_variance='sample': choose one of unbiased, biased"):
-        running_variance(np.ones((2, 1, 1, 3)), "sample")
+def test_a_wrong_variance_is_named(assert_names):
+    with pytest.raises(OptionError) as error:
+        Numerics(bn_variance="sample")
+    assert_names(error.value, ("bn_variance", "sample"), ("unbiased", "biased"))
+
+
+def test_dropout_takes_whole_channels_at_its_rate():
+    x = 1 + jax.random.uniform(jax.random.key(0), (8, 3, 4, 500))
+    y = ChannelDropout(0.25).apply({}, x, train=True, rngs=RNG)
+    dropped = np.asarray(y == 0).all((1, 2))
+    np.testing.assert_array_equal(dropped, np.asarray(y == 0).any((1, 2)))
+    kept = np.broadcast_to(~dropped[:, None, None], x.shape)
+    np.testing.assert_allclose(np.asarray(y)[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
+    # 4000 draws: four standard deviations are 0.027.
+    assert abs(dropped.mean() - 0.25) < 0.028
+    assert not (dropped == dropped[0]).all()  # each example has its own
+
+
+def test_dropout_is_off_outside_training_and_at_rate_0():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
+    np.testing.assert_array_equal(ChannelDropout(0.5).apply({}, x, train=False), x)
+    np.testing.assert_array_equal(ChannelDropout(0.0).apply({}, x, train=True), x)
+    once, again = (ChannelDropout(0.5).apply({}, x, train=True, rngs=RNG) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+
+
+def test_dropout_under_a_mapped_axis_is_the_one_device_s():
+    x = jax.random.normal(jax.random.key(0), (8, 2, 2, 16))
+    expected = ChannelDropout(0.5).apply({}, x, train=True, rngs=RNG)
+
+    def on_one_slice(rows):
+        return ChannelDropout(0.5, "devices").apply({}, rows, train=True, rngs=RNG)
+
+    spread = jax.vmap(on_one_slice, axis_name="devices")(x.reshape(4, 2, 2, 2, 16))
+    np.testing.assert_array_equal(spread.reshape(x.shape), expected)
+
+
+def test_dropout_keeps_bfloat16():
+    x = jnp.ones((2, 2, 2, 4), jnp.bfloat16)
+    assert ChannelDropout(0.1).apply({}, x, train=True, rngs=RNG).dtype == jnp.bfloat16

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpanet_jax.models.resnet import ARCHITECTURES, ResNet, block_dilations
+from dpanet_jax import models
+from dpanet_jax.models.backbones.resnet import ResNet, block_dilations
+from dpanet_jax.models.layers import Numerics
+from dpanet_jax.options import OptionError
 
 
 def stages(model, height, width):
@@ -28,7 +31,7 @@ def test_sizes_are_rounded_up(output_stride, strides, height, width):
     assert shapes == expected
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", models.BACKBONES)
 def test_widths_and_depths(name):
     depths = {
         "resnet18": (2, 2, 2, 2),
@@ -40,7 +43,7 @@ def test_widths_and_depths(name):
         "resnest101": (3, 4, 23, 3),
     }[name]
     expansion = 1 if name in ("resnet18", "resnet34") else 4
-    model = ResNet(name)
+    model = models.BACKBONES[name](name)
     x = jnp.zeros((1, 32, 32, 3))
     outputs, variables = jax.eval_shape(lambda rng: model.init_with_output(rng, x, False), jax.random.key(0))
     assert [outputs[f"c{i}"].shape[-1] for i in (1, 2, 3, 4)] == [64 * 2**i * expansion for i in range(4)]
@@ -93,24 +96,30 @@ def test_second_convolution_of_a_basic_block_has_the_stages_dilation():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    "option, choices",
     [
-        ({"architecture": "resnet20"}, "architecture='resnet20': choose one of resnet18"),
-        ({"architecture": "resnet18", "stem": "deeper"}, "stem='deeper': choose one of plain, deep"),
-        ({"architecture": "resnet18", "output_stride": 4}, "output_stride=4: choose one of 8, 16, 32"),
-        (
-            {"architecture": "resnet18", "multi_grid": (1, 2, 4)},
-            "multi_grid=(1, 2, 4): one dilation for each",
-        ),
+        ({"stem": "deeper"}, ("plain", "deep")),
+        ({"output_stride": 4}, (8, 16, 32)),
     ],
 )
-def test_bad_options(options, words):
-    with pytest.raises(ValueError, match=re.escape(words)):
-        stages(ResNet(**options), 32, 32)
+def test_a_wrong_option_is_named(assert_names, option, choices):
+    with pytest.raises(OptionError) as error:
+        ResNet("resnet18", **option)
+    assert_names(error.value, *option.items(), choices)
+
+
+@pytest.mark.parametrize("name, depth", [("resnet18", 2), ("resnest50", 3)])
+def test_multi_grid_has_a_dilation_for_each_block(assert_names, name, depth):
+    network = models.BACKBONES[name]
+    grid = (1, 2, 4, 8)
+    assert network(name, multi_grid=grid[:depth]).multi_grid == grid[:depth]
+    with pytest.raises(OptionError) as error:
+        network(name, multi_grid=grid)
+    assert_names(error.value, ("multi_grid", grid), (name, f"{depth} blocks"))
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32():
-    model = ResNet("resnet18", width=2, dtype=jnp.bfloat16)
+    model = ResNet("resnet18", Numerics("bfloat16"), width=2)
     x = jnp.zeros((2, 33, 32, 3), jnp.bfloat16)
     variables = jax.eval_shape(lambda rng: model.init(rng, x, True), jax.random.key(0))
     outputs, updates = jax.eval_shape(lambda v: model.apply(v, x, True, mutable=["batch_stats"]), variables)

@@ -1,5 +1,7 @@
 """SGD and the poly schedule against torch.optim's arithmetic, live and written out in NumPy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,29 +9,26 @@ import optax
 import pytest
 
 from dpanet_jax.config import ConfigError
-from dpanet_jax.training.optimizer import poly_schedule, scaled_lr, sgd, total_steps
+from dpanet_jax.training.optimizer import poly_schedule, scaled_lr, schedule_for, sgd, total_steps
+from dpanet_jax.training.options import Optimizer, Training
 
 STEPS, LR, POWER, MOMENTUM, DECAY = 12, 0.1, 0.9, 0.9, 0.01
+OPTIONS = Optimizer(lr=LR, power=POWER, momentum=MOMENTUM, weight_decay=DECAY, head_lr_multiplier=10.0)
 
 
-def gradients(step, name):
+def gradients(step: int, name: str) -> np.ndarray:
     return np.random.default_rng([step, len(name)]).normal(size=(3, 2))
 
 
-def start():
+def start() -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(7)
     return {"backbone": {"w": rng.normal(size=(3, 2))}, "head": {"w": rng.normal(size=(3, 2))}}
 
 
-def run_optax():
+def run_optax() -> dict[str, Any]:
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, start())
-        optimizer = sgd(
-            poly_schedule(LR, STEPS, POWER),
-            momentum=MOMENTUM,
-            weight_decay=DECAY,
-            head_lr_multiplier=10.0,
-        )
+        optimizer = sgd(schedule_for(OPTIONS, 8, STEPS), OPTIONS)
         state = optimizer.init(params)
         for step in range(STEPS):
             grads = {name: {"w": jnp.asarray(gradients(step, name))} for name in params}
@@ -38,7 +37,7 @@ def run_optax():
         return jax.tree.map(np.asarray, params)
 
 
-def test_arithmetic_written_out():
+def test_arithmetic_written_out() -> None:
     params = {name: value["w"] for name, value in start().items()}
     momentum = {name: 0.0 for name in params}
     for step in range(STEPS):
@@ -52,7 +51,7 @@ def test_arithmetic_written_out():
         np.testing.assert_allclose(ours[name]["w"], value, rtol=1e-12)
 
 
-def test_same_as_torch():
+def test_same_as_torch() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     params = {name: torch.tensor(value["w"], requires_grad=True) for name, value in start().items()}
     optimizer = torch.optim.SGD(
@@ -72,7 +71,7 @@ def test_same_as_torch():
         np.testing.assert_allclose(ours[name]["w"], value.detach().numpy(), rtol=1e-12)
 
 
-def test_schedule_ends_and_warms_up():
+def test_schedule_ends_and_warms_up() -> None:
     schedule = poly_schedule(1.0, 10, 0.9)
     assert schedule(0) == 1.0
     assert schedule(10) == 0.0
@@ -81,15 +80,17 @@ def test_schedule_ends_and_warms_up():
     np.testing.assert_allclose([warm(s) for s in range(3, 10)], [schedule(s) for s in range(3, 10)])
 
 
-def test_lr_scales_with_the_batch_only_when_asked():
+def test_lr_scales_with_the_batch_only_when_asked() -> None:
     assert scaled_lr(0.01, 32, 0) == 0.01
     assert scaled_lr(0.01, 32, 8) == 0.04
+    assert schedule_for(Optimizer(lr=0.01), 32, 10)(0) == np.float32(0.01)
+    assert schedule_for(Optimizer(lr=0.01, lr_batch_size=8), 32, 10)(0) == np.float32(0.04)
 
 
-def test_total_steps():
+def test_total_steps() -> None:
     # The paper's own numbers: 2,975 images, batch 8, 300 epochs; and VOC's 10,582, batch 16, 180.
-    assert total_steps(2975, 8, 300) == 111_300
-    assert total_steps(10582, 16, 180) == 118_980
-    assert total_steps(5, 8, 300, steps=7) == 7
+    assert total_steps(Training(batch_size=8, epochs=300), 2975) == 111_300
+    assert total_steps(Training(batch_size=16, epochs=180), 10582) == 118_980
+    assert total_steps(Training(batch_size=8, epochs=300, steps=7), 5) == 7
     with pytest.raises(ConfigError, match="batch_size=8 is more than the 5"):
-        total_steps(5, 8, 1)
+        total_steps(Training(batch_size=8, epochs=1), 5)

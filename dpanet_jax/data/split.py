@@ -1,0 +1,112 @@
+"""One split of a prepared data set, opened without TensorFlow."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dpanet_jax.data import images
+from dpanet_jax.data.classes import Classes
+from dpanet_jax.data.listing import DataError
+from dpanet_jax.data.location import (
+    DatasetNotFound,
+    dataset_dir,
+    prepare_command,
+    read_metadata,
+)
+from dpanet_jax.errors import UsageError
+
+_ENCODED = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
+
+
+class Split:
+    """One split of a prepared data set: `len`, and `[i]` → {"image", "label", "name"}.
+
+    image: (H, W, 3) uint8 RGB as stored (an EXIF orientation is not applied, so that it matches
+    its label). label: (H, W) uint8 train ids; the key is not there where the split has no labels.
+    name: text, the file's name within its split.
+
+    name: the split expression. classes: see `Classes`. sizes: (height, width) of every example.
+    fingerprint: changes with the files, the classes and the split expression. labelled: whether every
+    example has a label.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: Classes,
+        sizes: Sequence[tuple[int, int]],
+        fingerprint: str,
+        source: Any,
+        labelled: bool = True,
+    ) -> None:
+        self.name = name
+        self.classes = classes
+        self.sizes = tuple(sizes)
+        self.fingerprint = fingerprint
+        self.labelled = labelled
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of split {self.name}, which has {len(self)}")
+        stored = self._source[int(index) % len(self)]
+        name = stored["name"].decode()
+        example = {"image": images.rgb(images.decode(stored["image"], name), name)}
+        if self.labelled:
+            raw_ids = np.asarray(images.decode(stored["label"], name))
+            example["label"] = self.classes.id_map[raw_ids]
+        return example | {"name": name}
+
+
+def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> Split:
+    """Opens a split of what `prepare` stored.
+
+    dataset: "streets", "camvid", "folder" or "folder/NAME". split: "train", "val" or "test"; TFDS's
+    expressions work, such as "train+val" and "train[:10%]".
+
+    Raises UsageError (a ValueError) for an unknown data set or split, with the choices; DatasetNotFound (a
+    FileNotFoundError) with the command to run where it has not been prepared; DataError (a ValueError)
+    where what is stored is not whole.
+    """
+    folder = dataset_dir(dataset, data_dir)
+    if not folder.is_dir():
+        raise DatasetNotFound(
+            f"{dataset} is not prepared in {folder}; run: {prepare_command(dataset, data_dir)}"
+        )
+    metadata = read_metadata(folder)
+    builder = tfds.builder_from_directory(folder)
+    try:
+        parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(builder.info.splits)
+    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"{dataset} has no split {split!r}; it has {', '.join(metadata['sizes'])}, and"
+            " expressions such as train+val or train[:10%]"
+        ) from error
+    sizes: list[tuple[int, int]] = [
+        tuple(size)
+        for part in parts
+        for size in metadata["sizes"][part.splitname][slice(part.from_, part.to)]
+    ]
+    if not sizes:
+        raise UsageError(f"split {split!r} of {dataset} holds no example")
+    source = builder.as_data_source(split, decoders=_ENCODED)
+    if len(sizes) != len(source):
+        raise DataError(
+            folder,
+            [
+                f"metadata.json counts {len(sizes)} examples in {split!r} and the records {len(source)};"
+                " prepare it anew with --overwrite"
+            ],
+        )
+    spans = [(part.splitname, part.from_, part.to) for part in parts]
+    fingerprint = hashlib.sha256(repr((metadata["fingerprint"], spans)).encode()).hexdigest()
+    classes = Classes.from_dict(metadata["classes"])
+    labelled = not any(part.splitname in metadata["unlabelled"] for part in parts)
+    return Split(split, classes, sizes, fingerprint, source, labelled)

@@ -1,0 +1,66 @@
+"""Protocol `whole`: one scale, the whole image at its own size; compiled once for each size.
+
+Axes: B batch, H and W of the image, K classes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dpanet_jax.models.normalize import normalize
+from dpanet_jax.models.resize import resize_bilinear
+
+
+class Whole:
+    """The image goes through the network in one piece, its logits are resized to it."""
+
+    name = "whole"
+
+    def __init__(self, model: Any, *, base_size: int = 0) -> None:
+        self.base_size = base_size
+        self._mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
+        self._whole = NamedSharding(self._mesh, PartitionSpec())
+        self._split = NamedSharding(self._mesh, PartitionSpec("data"))
+
+        def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+            outputs = model.apply(variables, prepared(images, base_size, model.dtype), train=False)
+            height, width = images.shape[1:3]
+            return resize_bilinear(outputs["logits"], (height, width), model.align_corners)
+
+        def ids(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+            return jnp.argmax(logits(variables, images), axis=-1).astype(jnp.uint8)
+
+        def probabilities(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+            return jax.nn.softmax(logits(variables, images), axis=-1).astype(jnp.float32)
+
+        self._ids, self._probabilities = jax.jit(ids), jax.jit(probabilities)
+
+    def put(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """A model's variables, whole on each of this host's devices."""
+        return jax.device_put(variables, self._whole)
+
+    def ids(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
+        """uint8 (B, H, W, 3) RGB → uint8 (B, H, W) class ids."""
+        return np.asarray(self._ids(variables, self._put_images(images)))
+
+    def probabilities(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
+        """uint8 (B, H, W, 3) RGB → float32 (B, H, W, K); they sum to 1 over K."""
+        return np.asarray(self._probabilities(variables, self._put_images(images)))
+
+    def _put_images(self, images: np.ndarray) -> jax.Array:
+        even = len(images) % self._mesh.size == 0
+        return jax.device_put(images, self._split if even else self._whole)
+
+
+def prepared(images: jax.Array, base_size: int, dtype: jnp.dtype) -> jax.Array:
+    """Normalised images, their long side scaled to `base_size` (antialiased, as Pillow does; 0: not)."""
+    height, width = images.shape[1:3]
+    if base_size and base_size != max(height, width):
+        factor = base_size / max(height, width)
+        size = (max(1, round(height * factor)), max(1, round(width * factor)))
+        shape = (images.shape[0], *size, 3)
+        images = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+    return normalize(images, dtype=dtype)

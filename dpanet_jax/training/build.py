@@ -1,0 +1,149 @@
+"""From a config to the parts of its run: the one place of training that reads a config."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from dpanet_jax import config as config_lib
+from dpanet_jax import models, version
+from dpanet_jax.config import Sections
+from dpanet_jax.data import pipeline
+from dpanet_jax.data.classes import Classes
+from dpanet_jax.data.options import Augmentation, Data
+from dpanet_jax.data.split import Split, open_split
+from dpanet_jax.evaluation import protocols
+from dpanet_jax.interop import torch as torch_weights
+from dpanet_jax.models.segmenter import init_variables
+from dpanet_jax.training import layout, pictures
+from dpanet_jax.training.layout import Layout, TrainStep
+from dpanet_jax.training.optimizer import Schedule, schedule_for, sgd, total_steps
+from dpanet_jax.training.state import TrainState
+from dpanet_jax.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything that a run is made of. `build` makes it."""
+
+    options: Sections
+    train_split: Split
+    val_split: Split
+    classes: Classes
+    steps_per_epoch: int
+    total_steps: int
+    model: Any  # what `models.build` returns
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    layout: Layout
+    train_step: TrainStep  # compiled
+    batches: pipeline.TrainBatches  # of this process, endless, with a state
+    initial_state: TrainState  # in host memory
+    protocol: protocols.Protocol  # how the validation split is evaluated
+    drawn: tuple[int, ...]  # the validation examples whose predictions are drawn
+    about: dict[str, Any]  # what a checkpoint says of its run: {"config", "classes", "provenance"}
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the validation split is evaluated after this step."""
+        every = self.options.evaluation.every_epochs * self.steps_per_epoch
+        return step % every == 0 or step == self.total_steps
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint is written after this step."""
+        every = self.options.checkpoint.every_steps
+        return self.is_evaluated(step) or bool(every and step % every == 0)
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the window of the log ends with this step: no checkpoint is ahead of its log."""
+        return self.is_saved(step) or step % self.options.run.log_every_steps == 0
+
+
+def require_valid(config: ConfigDict) -> None:
+    """Raises ConfigError for what can be told to be wrong before anything is read or written."""
+    config_lib.check_config(config)
+    options = config_lib.sections(config)
+    training = options.training
+    layout.require_even_batches(training.batch_size, training.accumulate_steps, options.evaluation.batch_size)
+
+
+def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
+    """The parts of the run that a config describes, on this process's and all devices.
+
+    `pretrained` False leaves config.model.pretrained out, for a run that goes on from a checkpoint. Raises
+    ConfigError where config and data set do not fit, DataError's family for the data set, and WeightsError.
+    """
+    options = config_lib.sections(config)
+    training, data = options.training, options.data
+    train_split = open_split(data.dataset, data.train_split, data.data_dir or None)
+    val_split = open_split(data.dataset, data.val_split, data.data_dir or None)
+    pipeline.require_labels(val_split)
+    classes = train_split.classes
+    config_lib.check_class_weights(options.loss_options.class_weights, classes.names, data.dataset)
+    steps = total_steps(training, len(train_split))
+    on_devices = layout.LAYOUTS[options.run.parallelism]()
+    model = models.build(len(classes.names), **options.model)
+    mapped = models.build(len(classes.names), axis_name=on_devices.axis_name, **options.model)
+    schedule = schedule_for(options.optimizer, training.batch_size, steps)
+    optimizer = sgd(schedule, options.optimizer)
+    train_step = make_train_step(
+        mapped,
+        optimizer,
+        schedule,
+        options.loss,
+        class_weights=options.loss_options.class_weights,
+        seed=options.run.seed,
+        accumulate_steps=training.accumulate_steps,
+        axis_name=on_devices.axis_name,
+    )
+    return Parts(
+        options=options,
+        train_split=train_split,
+        val_split=val_split,
+        classes=classes,
+        steps_per_epoch=max(1, len(train_split) // training.batch_size),
+        total_steps=steps,
+        model=model,
+        schedule=schedule,
+        optimizer=optimizer,
+        layout=on_devices,
+        train_step=on_devices.compile(train_step),
+        batches=training_batches(options, train_split),
+        initial_state=TrainState.create(initial_variables(options, model, pretrained), optimizer),
+        protocol=protocols.make(options.evaluation.protocol, model, base_size=options.evaluation.base_size),
+        drawn=pictures.chosen(options.run.pictures, len(val_split)),
+        about={
+            "config": config_lib.to_dict(config),
+            "classes": classes.to_dict(),
+            "provenance": version.provenance(),
+        },
+    )
+
+
+def training_batches(options: Sections, split: Split) -> pipeline.TrainBatches:
+    """The batches that a config trains on, of this process: an endless iterator with a state."""
+    return pipeline.train_batches(
+        split,
+        augmentation_of(options.data),
+        batch_size=options.training.batch_size,
+        seed=options.run.seed,
+        num_workers=options.data.num_workers,
+        **layout.rows_to_read(),
+    )
+
+
+def augmentation_of(data: Data) -> Augmentation:
+    """The part of `config.data` that says how crops are made."""
+    return Augmentation(**{f.name: getattr(data, f.name) for f in dataclasses.fields(Augmentation)})
+
+
+def initial_variables(options: Sections, model: Any, pretrained: bool = True) -> dict[str, Any]:
+    """The model's first {"params", "batch_stats"} as NumPy arrays, the same on every host."""
+    rng = jax.random.key(options.run.seed)
+    height, width = options.data.crop_size
+    variables: dict[str, Any] = jax.device_get(init_variables(model, rng, (height, width)))
+    weights = options.pretrained
+    if weights.pretrained and pretrained:
+        variables = torch_weights.load(weights.pretrained, variables, weights.pretrained_missing)
+    return variables

@@ -1,0 +1,15 @@
+"""What stops a run."""
+
+from dpanet_jax.errors import DPANetError
+
+
+class TrainingError(DPANetError, RuntimeError):
+    """The run cannot go on; the text says why, and what is safe on the disk."""
+
+
+class NotFinite(TrainingError):
+    """A figure of a step is infinite or not a number; the text names figure, step and learning rate."""
+
+
+class Interrupted(TrainingError):
+    """A signal (Ctrl-C, or a scheduler's SIGTERM) stopped the run after a checkpoint."""

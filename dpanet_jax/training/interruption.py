@@ -1,0 +1,31 @@
+"""Signals that ask a run to stop: they are noted, and the loop stops where everything is saved."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interruption:
+    """While it is open, the first Ctrl-C or SIGTERM is noted in `signal`; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None  # "SIGINT" or "SIGTERM"
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._handlers[number] = signal.signal(number, self._note)
+            except ValueError:
+                break  # Not the main thread: signals are then somebody else's to handle.
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+        signal.signal(number, self._handlers[number])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,120 @@
+"""How a run lies on devices and hosts: under `jit` over a mesh, or under `pmap`.
+
+Both layouts take and return the same trees: the state is whole on every device, and a batch is split
+between them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dpanet_jax.config import ConfigError
+from dpanet_jax.training.state import TrainState
+
+AXIS = "data"
+
+# {"image", "label", "extent"}, of this process's rows or of the global batch; see `step`.
+Batch: TypeAlias = dict[str, Any]
+Metrics: TypeAlias = dict[str, jax.Array]
+TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def require_even_batches(batch_size: int, accumulate_steps: int, evaluation_batch_size: int) -> None:
+    """Raises ConfigError where a batch does not split evenly over devices, parts and hosts.
+
+    A training batch is split over all devices, in each of its `accumulate_steps` parts; an evaluation
+    batch over the hosts.
+    """
+    parts = jax.device_count() * accumulate_steps
+    if batch_size % parts:
+        raise ConfigError(
+            f"config.training.batch_size={batch_size} is not a multiple of {jax.device_count()} "
+            f"devices × config.training.accumulate_steps={accumulate_steps}: use a multiple of {parts}"
+        )
+    if evaluation_batch_size % jax.process_count():
+        raise ConfigError(
+            f"config.evaluation.batch_size={evaluation_batch_size} is not a multiple of the"
+            f" {jax.process_count()} hosts"
+        )
+
+
+def rows_to_read() -> dict[str, int]:
+    """Which rows of the global batch this host reads, process_index::process_count: arguments of `data`."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+class Jit:
+    """One program over a mesh with one axis, "data" (Auto: the compiler places the collectives)."""
+
+    axis_name: str | None = None
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
+        # Auto and not make_mesh's default, Explicit: nn.Conv's gradient does not take the latter.
+        self.mesh = _mesh(jax.devices() if devices is None else devices)
+        self.whole = NamedSharding(self.mesh, PartitionSpec())
+        self.split = NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    def compile(self, train_step: TrainStep) -> TrainStep:
+        """The step over all devices; the state that it is given is used up."""
+        return jax.jit(
+            train_step,
+            in_shardings=(self.whole, self.split),
+            out_shardings=self.whole,
+            donate_argnums=0,
+        )
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """A host's or a device's copy of the state → the copy that the compiled step takes."""
+        return jax.device_put(state, self.whole)
+
+    def put_batch(self, batch: Batch) -> Batch:
+        """This process's rows (B / processes, …) → arrays of the global batch (B, …)."""
+        return {
+            key: jax.make_array_from_process_local_data(self.split, value) for key, value in batch.items()
+        }
+
+    def take_state(self, state: TrainState) -> TrainState:
+        """The inverse of `put_state`: the state as plain, unstacked arrays."""
+        return state
+
+
+class Pmap:
+    """One replica a device; the step itself reduces over the axis "data"."""
+
+    axis_name: str | None = AXIS
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
+        self.devices = list(jax.local_devices() if devices is None else devices)
+
+    def compile(self, train_step: TrainStep) -> TrainStep:
+        """The step on each device by itself; the state that it is given is used up."""
+        return jax.pmap(
+            train_step, axis_name=AXIS, devices=self.devices, out_axes=(0, None), donate_argnums=0
+        )
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """A host's or a device's copy of the state → a copy for each device, stacked on a first axis."""
+        split = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS))
+        count = len(self.devices)
+        stacked = jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), state)
+        return jax.device_put(stacked, split)
+
+    def put_batch(self, batch: Batch) -> Batch:
+        """This process's rows (b, …) → (devices, b / devices, …)."""
+        count = len(self.devices)
+        return {key: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for key, x in batch.items()}
+
+    def take_state(self, state: TrainState) -> TrainState:
+        """The inverse of `put_state`: the state as plain, unstacked arrays."""
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).reshape(x.shape[1:]), state)
+
+
+Layout: TypeAlias = Jit | Pmap
+LAYOUTS: dict[str, type[Jit] | type[Pmap]] = {"jit": Jit, "pmap": Pmap}
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))

@@ -1,0 +1,87 @@
+"""Evaluation over a split of mixed sizes against a count image by image, what it keeps, and several hosts."""
+
+import jax
+import numpy as np
+import pytest
+
+from dpanet_jax.data.classes import Classes
+from dpanet_jax.evaluation.evaluate import evaluate
+from dpanet_jax.evaluation.metrics import from_halves, to_halves
+from dpanet_jax.evaluation.protocols.whole import Whole
+
+CLASSES = Classes.from_ids(["dark", "light", "red"], [(0, 0, 0), (255, 255, 255), (255, 0, 0)])
+
+
+class Split:
+    """Five examples of two sizes, with ignored pixels."""
+
+    classes = CLASSES
+    labelled = True
+    name = "val"
+    sizes = ((6, 8), (5, 9), (6, 8), (6, 8), (5, 9))
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        label = rng.choice([0, 1, 2, 255], self.sizes[index]).astype(np.uint8)
+        image = rng.integers(0, 256, (*self.sizes[index], 3)).astype(np.uint8)
+        return {"image": image, "label": label, "name": str(index)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_every_example_counts_once_whatever_the_batch(batch_size, threshold):
+    split = Split()
+    expected = np.zeros((3, 3), np.int64)
+    for i in range(len(split)):
+        example = split[i]
+        valid = example["label"] != 255
+        np.add.at(expected, (example["label"][valid], threshold.by_hand(example["image"])[valid]), 1)
+    matrix = evaluate(Whole(threshold()), threshold.variables, split, batch_size).matrix
+    np.testing.assert_array_equal(matrix.counts, expected)
+
+
+def test_it_keeps_what_was_asked_for_from_its_own_pass(threshold):
+    split, passes = Split(), []
+
+    class Counting(Whole):
+        def ids(self, images, variables):
+            passes.append(len(images))
+            return super().ids(images, variables)
+
+    evaluated = evaluate(Counting(threshold()), threshold.variables, split, 2, keep=(1, 4))
+    assert sum(passes) == 6  # Three of one size make two batches, the second filled up; and two of the other.
+    assert sorted(evaluated.kept) == [1, 4]
+    for index, kept in evaluated.kept.items():
+        np.testing.assert_array_equal(kept.image, split[index]["image"])
+        np.testing.assert_array_equal(kept.label, split[index]["label"])
+        np.testing.assert_array_equal(kept.prediction, threshold.by_hand(kept.image))
+
+
+def test_counts_of_several_hosts_travel_as_two_halves():
+    """int64 through int32: large counts, and low halves that carry when they are added."""
+    rng = np.random.default_rng(0)
+    parts = rng.integers(0, 2**45, (5, 3, 3))
+    parts[:, 0, 0] = 2**31 - 1
+    parts[:, 1, 1] = [0, 1, 2**31, 2**40 + 7, 2**32 - 1]
+    halves = np.stack([to_halves(part) for part in parts])
+    assert halves.dtype == np.int32 and (halves >= 0).all()
+    np.testing.assert_array_equal(from_halves(halves), parts.sum(axis=0))
+    high, low = to_halves(np.array(3 * 2**31 + 5))
+    assert (high, low) == (3, 5)
+
+
+def test_hosts_add_up_their_shares(threshold, monkeypatch):
+    """Three processes, one after another: each counts its rows, and the sum is one process's matrix."""
+    from jax.experimental import multihost_utils
+
+    split = Split()
+    expected = evaluate(Whole(threshold()), threshold.variables, split, 3).matrix.counts
+    sent = []
+    monkeypatch.setattr(jax, "process_count", lambda *_: 3)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: sent.append(x) or np.stack(sent))
+    for index in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda *_, index=index: index)
+        matrix = evaluate(Whole(threshold()), threshold.variables, split, 3).matrix
+    np.testing.assert_array_equal(matrix.counts, expected)

@@ -1,0 +1,145 @@
+"""Who may import whom: the rooms import downwards only, and the light ones stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dpanet_jax"
+
+# From the top to the bottom; a room may import those after it.
+ROOMS = ["__main__", "compare", "training", "evaluation", "interop", "data", "streets"]
+# At the bottom: everybody may import these.
+BOTTOM = ["models", "checkpoint", "progress", "paths", "options", "errors", "imagenet", "version"]
+# What the bottom's members import of each other, and nothing else of the package.
+WITHIN_BOTTOM = {
+    "models": {"options", "imagenet"},
+    "checkpoint": {"paths", "errors"},
+    "progress": set(),
+    "paths": {"errors"},
+    "options": {"errors"},
+    "errors": set(),
+    "imagenet": set(),
+    "version": set(),
+}
+# The config reads the options that the rooms declare, and is read where a run is put together or read again.
+CONFIG_READERS = {
+    "__main__",
+    "compare.run",
+    "training.build",
+    "training.loop",
+    "training.workdir",
+    "training.layout",
+    "training.optimizer",
+    "evaluation.trained",
+}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name != "__init__":
+            yield name, path
+
+
+def imported(path):
+    """Names below dpanet_jax that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            assert not node.level, f"{path}: relative import"
+        else:
+            continue
+        for name in names:
+            if name.startswith("dpanet_jax.") and name != "dpanet_jax.__version__":
+                yield name.removeprefix("dpanet_jax.")
+
+
+def room(name):
+    return name.partition(".")[0]
+
+
+MODULES = dict(modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name):
+    for other in imported(MODULES[name]):
+        here, there = room(name), room(other)
+        where = f"{name} imports {other}"
+        if there == here:
+            continue
+        if here == "config":
+            assert there in (*BOTTOM,) or other.split(".")[1] == "options", where
+        elif there == "config":
+            assert name in CONFIG_READERS, where
+        elif here == "config_files":
+            assert there in WITHIN_BOTTOM, where
+        elif there == "config_files":
+            assert here == "__main__", where
+        elif here in BOTTOM:
+            assert there in WITHIN_BOTTOM[here], where
+        elif there in ROOMS:
+            assert ROOMS.index(there) > ROOMS.index(here), where
+        else:
+            assert there in BOTTOM, where
+
+
+def test_every_room_is_in_the_order():
+    assert {room(name) for name in MODULES} == {*ROOMS, *BOTTOM, "config", "config_files"}
+
+
+def test_streets_knows_nothing_of_the_data():
+    for name, path in MODULES.items():
+        if room(name) == "streets":
+            assert {room(other) for other in imported(path)} <= {"streets", "paths", "progress", "errors"}, (
+                name
+            )
+
+
+def test_a_config_is_read_in_few_places():
+    """A ConfigDict goes no deeper than where a run's parts are made."""
+    for name, path in MODULES.items():
+        if "ConfigDict" in path.read_text(encoding="utf-8"):
+            allowed = {"config", "compare.run", "training.build", "training.loop", "training.workdir"}
+            assert name in allowed, name
+
+
+def test_only_the_twin_its_side_of_the_comparison_and_the_reader_of_files_know_pytorch():
+    known = {name for name, path in MODULES.items() if {"torch"} & top_level_imports(path)}
+    assert known == {"compare.torch_side", "interop.files"} | {
+        name for name in MODULES if name.startswith("interop.twin.") and name != "interop.twin"
+    }
+
+
+def top_level_imports(path):
+    for_names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for_names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for_names.add(node.module.partition(".")[0])
+    return for_names
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("dpanet_jax", ("jax", "flax", "tensorflow_datasets", "grain", "orbax")),
+        ("dpanet_jax.__main__", ("jax", "flax", "tensorflow_datasets", "grain", "orbax", "optax")),
+        ("dpanet_jax.data.images", ("jax", "tensorflow_datasets", "grain")),
+        ("dpanet_jax.data.datasets", ("jax", "tensorflow_datasets", "grain")),
+        ("dpanet_jax.data.prepare", ("jax", "tensorflow_datasets", "grain")),
+        ("dpanet_jax.streets", ("jax", "tensorflow_datasets", "grain")),
+        ("dpanet_jax.models", ("tensorflow_datasets", "grain", "orbax", "optax", "ml_collections", "torch")),
+        ("dpanet_jax.training.loop", ("tensorflow", "matplotlib")),
+    ],
+)
+def test_light_rooms_stay_light(module, absent):
+    script = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
