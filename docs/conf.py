@@ -71,7 +71,8 @@ def _modules(room: str) -> list[str]:
     """The public modules of a room, its own first."""
     package = importlib.import_module(room)
     names = [module.name for module in pkgutil.walk_packages(package.__path__, room + ".")]
-    return [room, *sorted(name for name in names if not name.rpartition(".")[2].startswith("_"))]
+    others = sorted(name for name in names if not name.rpartition(".")[2].startswith("_"))
+    return [room, *(name for name in others if name != "dpanet_jax.evaluation.trained")]  # Beside load().
 
 
 def _module_section(name: str) -> str:
@@ -92,7 +93,8 @@ def _page(title: str, words: str, modules: list[str]) -> str:
 
 
 def _write_reference(folder: Path) -> None:
-    pages = {"load": _page("dpanet_jax", "What most programs need.", ["dpanet_jax"])}
+    trained = ["dpanet_jax", "dpanet_jax.evaluation.trained"]
+    pages = {"load": _page("dpanet_jax", "What most programs need.", trained)}
     for room, words in ROOMS.items():
         pages[room] = _page(f"dpanet_jax.{room}", words, _modules(f"dpanet_jax.{room}"))
     others = [m.name for m in pkgutil.iter_modules(dpanet_jax.__path__, "dpanet_jax.") if not m.ispkg]
@@ -129,17 +131,35 @@ def _escaped(text: str) -> str:
     return "".join(parts)
 
 
-def _paragraph(lines: list[str]) -> list[str]:
-    if all(line.startswith("    ") for line in lines):
-        return ["::", "", *lines, ""]
-    if any(line.startswith("    ") for line in lines):  # A line of text with a table or code right below it.
-        return [*("| " + _escaped(line) for line in lines), ""]
-    return [*_escaped("\n".join(lines)).split("\n"), ""]
+def _paragraph(lines: list[str], arguments: frozenset[str]) -> list[str]:
+    """One paragraph: a block that is indented or in columns as it stands, `argument: …` as a list."""
+    if all(line.startswith("    ") for line in lines) or any("   " in line.strip() for line in lines):
+        return ["::", "", *("    " + line for line in lines), ""]
+    if lines[0].partition(":")[0] not in arguments:
+        return [*_escaped("\n".join(lines)).split("\n"), ""]
+    items: list[str] = []
+    for line in lines:
+        name, _, words = line.partition(":")
+        if name in arguments:
+            items.append(f"- ``{name}``: {_escaped(words.strip())}")
+        else:
+            items[-1] += " " + _escaped(line.strip())
+    return [*items, ""]
+
+
+def _arguments(obj: Any) -> frozenset[str]:
+    if inspect.isclass(obj) and dataclasses.is_dataclass(obj):
+        return frozenset(field.name for field in dataclasses.fields(obj))
+    try:
+        return frozenset(inspect.signature(obj).parameters)
+    except (TypeError, ValueError):  # A module, or a property.
+        return frozenset()
 
 
 def _docstring(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[str]) -> None:
     paragraphs = re.split(r"\n\s*\n", textwrap.dedent("\n".join(lines)).strip("\n"))
-    made = [line for text in paragraphs if text.strip() for line in _paragraph(text.split("\n"))]
+    arguments = _arguments(obj)
+    made = [line for text in paragraphs if text.strip() for line in _paragraph(text.split("\n"), arguments)]
     if inspect.isclass(obj) and dataclasses.is_dataclass(obj):
         made += _options_of(obj)
     lines[:] = made

@@ -167,7 +167,7 @@ def test_a_workdir_of_another_config(workdir, streets_dir, capsys):
 
 
 def test_evaluate_on_a_split_that_is_not_there(workdir, capsys):
-    assert main(["evaluate", f"--workdir={workdir}", "--split=test"]) == 1
+    assert main(["evaluate", f"--workdir={workdir}", "--split=test"]) == 2
     assert "no split 'test'; it has train, val" in capsys.readouterr().err
 
 
@@ -267,3 +267,28 @@ def test_relative_data_folders_and_a_home(workdir, streets_dir, tmp_path, monkey
     assert main(["evaluate", "--workdir=~/run"]) == 0
     assert dpanet_jax.load("~/run").step == 1
     assert not list(tmp_path.glob("**/~*"))
+
+
+def test_the_protocol_asked_for_is_run_reported_and_filed(workdir, monkeypatch, capsys):
+    from dpanet_jax.evaluation import protocols
+
+    class FirstClass(Whole):
+        """Says class 0 everywhere."""
+
+        name = "first_class"
+
+        def ids(self, images, variables):
+            return np.zeros(images.shape[:3], np.uint8)
+
+    monkeypatch.setitem(protocols.PROTOCOLS, "first_class", FirstClass)
+    own = workdir / "evaluation" / "val_whole.json"
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    before = own.read_bytes()
+    assert main(["evaluate", f"--workdir={workdir}", "--protocol=first_class"]) == 0
+    assert "protocol first_class" in capsys.readouterr().out
+    report = json.loads((workdir / "evaluation" / "val_first_class.json").read_text())
+    counts = np.array(report["confusion_matrix"])
+    assert report["protocol"] == "first_class"
+    assert counts[:, 0].sum() == counts.sum() > 0
+    assert own.read_bytes() == before
+    assert not dpanet_jax.load(workdir, protocol="first_class").predict(np.ones((8, 8, 3), np.uint8)).any()

@@ -56,7 +56,10 @@ class Workdir:
             raise config_lib.ConfigError(f"{path} is not readable JSON ({error})") from error
         written_by = checkpoint.written_by(stored)
         stored.pop(_PROVENANCE, None)
-        config_lib.from_dict(stored, written_by)  # Refuses the keys of another version by its name.
+        try:
+            config_lib.from_dict(stored, written_by)  # Refuses the keys of another version by its name.
+        except TypeError as error:
+            raise config_lib.ConfigError(f"{path}: {error}") from error
         differences = config_lib.differences(stored, config_lib.to_dict(config))
         if differences:
             raise config_lib.ConfigError(

@@ -58,7 +58,7 @@ class TwoStages(nn.Module):
         conv, _ = self.numerics.layers(train)
         high = conv(self.num_classes, 1, use_bias=True, name="high")(stages["c4"])
         low = conv(self.num_classes, 1, use_bias=True, name="low")(stages[self.lower])
-        row, column = low.shape[1] // high.shape[1], low.shape[2] // high.shape[2]
+        row, column = (-(-low.shape[axis] // high.shape[axis]) for axis in (1, 2))
         fused = (1 - self.mixing) * high + self.mixing * low[:, ::row, ::column]
         return {"logits": fused, "lower": low} if train else {"logits": fused}
 
