@@ -21,8 +21,6 @@ def get_config():
     config.model.backbone = "resnet18"
     config.model.output_stride = 8
     config.model.reduce_channels = 128
-    # A file may lack layer4's 3x3 convolutions and their batch norms: they start from random then.
-    config.model.pretrained_missing = ("layer4.[01].conv[12].*", "layer4.[01].bn[12].*")
 
     # From sky to bicyclist: square roots of the weights of median frequency balancing, SegNet's recipe for
     # CamVid (the median class's share of the pixels, of the images that have it, over each class's own; here

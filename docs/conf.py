@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `python -m sphinx -W --keep-going -b html docs site`.
+"""How Sphinx builds the site: `python -m sphinx -W --keep-going -b html docs docs/_build/html`.
 
 Packages: those of the extra `docs` (sphinx, myst-nb, sphinx-book-theme), and dpanet_jax itself, which is
 imported for its docstrings. The build fetches nothing from the network.
@@ -108,7 +108,7 @@ def _write_reference(folder: Path) -> None:
 
 
 def _write_options(folder: Path) -> None:
-    free = [f"`config.{key}`" for key in config_lib.all_keys() if key in config_lib._FREE_KEYS]
+    free = [f"`config.{key}`" for key in config_lib.all_keys() if key in config_lib.FREE_KEYS]
     paths.write_text(folder / "free_keys.md", f"{', '.join(free)}.\n")
     paths.write_text(folder / "options.md", config_lib.reference())
 
@@ -156,13 +156,16 @@ def _arguments(obj: Any) -> frozenset[str]:
         return frozenset()
 
 
-def _docstring(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[str]) -> None:
+def _docstring(app: Any, what: str, name: str, obj: Any, _: Any, given: list[str]) -> None:
+    lines = given
+    if inspect.ismodule(obj):
+        lines = (obj.__doc__ or "").split("\n")  # As written: Sphinx takes away what indents a whole example.
     paragraphs = re.split(r"\n\s*\n", textwrap.dedent("\n".join(lines)).strip("\n"))
     arguments = _arguments(obj)
     made = [line for text in paragraphs if text.strip() for line in _paragraph(text.split("\n"), arguments)]
     if inspect.isclass(obj) and dataclasses.is_dataclass(obj):
         made += _options_of(obj)
-    lines[:] = made
+    given[:] = made
 
 
 def _options_of(cls: type) -> list[str]:

@@ -316,7 +316,7 @@ def export_torch(argv: list[str]) -> None:
     from dpanet_jax.interop import files
 
     output = paths.local(values.output)
-    files.check_output(output)
+    files.require_writable(output)
     from dpanet_jax.interop.torch import to_state_dict
 
     model = _trained(values)

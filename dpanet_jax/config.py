@@ -34,7 +34,7 @@ _SECTIONS: dict[str, type] = {
 }
 
 # Keys that do not change what is computed: a run may be resumed with other values of these.
-_FREE_KEYS = frozenset({"data.data_dir", "data.num_workers", "log_every_steps", "pictures"})
+FREE_KEYS = frozenset({"data.data_dir", "data.num_workers", "log_every_steps", "pictures"})
 
 
 class ConfigError(OptionError):
@@ -289,7 +289,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r}"
         for key in sorted(before.keys() | now.keys())
-        if key not in _FREE_KEYS | unused and before.get(key) != now.get(key)
+        if key not in FREE_KEYS | unused and before.get(key) != now.get(key)
     ]
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: metrics, inference, report, figures."""
+"""Evaluation: protocols, metrics, reports and pictures; trained models and their predictions."""

@@ -2,71 +2,72 @@
 
 import os
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from dpanet_jax import paths
+from dpanet_jax.errors import DPANetError
+
+# A local path, or an address on the Hub.
+Source: TypeAlias = str | os.PathLike[str]
 HUB = "hf://"
 DEFAULT_FILE = "model.safetensors"
 # PyTorch-Encoding and DANet save theirs as .pth.tar, which is no archive; .bin is the Hub's.
 _PICKLES = (".pth", ".pt", ".pth.tar", ".bin")
 
 
-class WeightsError(ValueError):
+class WeightsError(DPANetError, ValueError):
     """Weights cannot be had, or do not fit the model; the message says which and why, on one line."""
 
 
-def read_state_dict(path) -> dict[str, np.ndarray]:
+def read_state_dict(path: Source) -> dict[str, np.ndarray]:
     """{name: array} of a weights file; half precision becomes float32. WeightsError where it is not one.
 
     `path` is what `resolve` takes: a .safetensors file, or one of PyTorch's (.pth, .pt, .pth.tar, .bin),
     which needs PyTorch and is read with weights_only=True. A training checkpoint's weights are those under
     `state_dict`.
     """
-    path = resolve(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file")
-    check_suffix(path)
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    file = resolve(path)
+    if not file.is_file():
+        raise WeightsError(f"{file}: there is no such file")
+    require_weights_suffix(file)
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
 
 
-def write_state_dict(state_dict: dict[str, np.ndarray], path) -> None:
+def write_state_dict(state_dict: dict[str, np.ndarray], path: Source) -> None:
     """Writes a .safetensors file, whole or not at all; one that is there is replaced.
 
-    Raises WeightsError where `check_output` does.
+    Raises WeightsError where `require_writable` does.
     """
     from safetensors.numpy import save_file
 
-    path = Path(path)
-    check_output(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # The format's writer takes an array's memory as it lies, in whatever order.
-        arrays = {name: np.ascontiguousarray(value) for name, value in state_dict.items()}
+    require_writable(path)
+    # The format's writer takes an array's memory as it lies, in whatever order.
+    arrays = {name: np.ascontiguousarray(value) for name, value in state_dict.items()}
+    with paths.replacing(paths.local(path)) as unfinished:
         save_file(arrays, unfinished, metadata={"format": "pt"})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
-def check_output(path) -> None:
+def require_writable(path: Source) -> None:
     """Raises WeightsError where a state dict cannot be written to `path`: its suffix, or no such folder."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: weights are written to a file that ends in .safetensors")
-    if not path.parent.is_dir():
-        raise WeightsError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise WeightsError(f"{path}: is a folder")
+    file = paths.local(path)
+    if file.suffix != ".safetensors":
+        raise WeightsError(f"{file}: weights are written to a file that ends in .safetensors")
+    if not file.parent.is_dir():
+        raise WeightsError(f"{file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise WeightsError(f"{file}: is a folder")
 
 
-def check_suffix(path) -> None:
+def require_weights_suffix(path: Source) -> None:
     """Raises WeightsError for a file that is of no known kind by its name."""
     if not str(path).endswith((".safetensors", *_PICKLES)):
         raise WeightsError(f"{path}: a weights file ends in .safetensors, {', '.join(_PICKLES)}")
 
 
-def resolve(path) -> Path:
-    """A local path as it is; hf://OWNER/NAME[@REVISION][/FILE] → the file in the Hub's cache.
+def resolve(path: Source) -> Path:
+    """A local path, absolute; hf://OWNER/NAME[@REVISION][/FILE] → the file in the Hub's cache.
 
     FILE is model.safetensors where none is given, and may be in a folder. The file is downloaded where the
     cache has no newer one, which HF_HOME places; without a network the cached one serves. Raises
@@ -74,9 +75,9 @@ def resolve(path) -> Path:
     nowhere, or cannot be reached.
     """
     if not str(path).startswith(HUB):
-        return Path(path)
-    owner, name, revision, file = parse_address(path)
-    check_suffix(f"{HUB}{owner}/{name}/{file}")
+        return paths.local(path)
+    owner, name, revision, file = parse_address(str(path))
+    require_weights_suffix(f"{HUB}{owner}/{name}/{file}")
     try:
         from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
@@ -137,7 +138,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         ) from error
     # PyTorch-Encoding's checkpoints hold their best score beside the weights, as a NumPy number.
     scalar = np.float64(0).__reduce__()[0]
-    numbers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    numbers: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
         with torch.serialization.safe_globals([*numbers, np.dtype, type(np.dtype(np.float64))]):
             content = torch.load(path, map_location="cpu", weights_only=True)

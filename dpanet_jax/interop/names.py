@@ -1,11 +1,22 @@
 """PyTorch's names of all parameters and statistics: a table for each family, from Flax modules to PyTorch's.
 
-A Flax module is written as its path below the backbone, the block or the head that the table is of. The
-names are those of torchvision (ResNet), of PyTorch-Encoding (deep stem, ResNeSt, FCN head, and the whole
-network's `pretrained`, `head` and `auxlayer`) and of DANet's published code (its head).
+A Flax module is written as its path below the backbone, the block or the head that the table is of; "" is
+that itself. A parameter whose own name is not in LEAVES has a line for itself, such as {"gate/level":
+"gate.level"}. The names are those of torchvision (ResNet), of PyTorch-Encoding (deep stem, ResNeSt, FCN
+head, and the whole network's `pretrained`, `head` and `auxlayer`) and of DANet's published code (its head).
+
+A head, backbone or network of your own gets its names by `register_head_names` and the like.
 """
 
 import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dpanet_jax.interop.files import WeightsError
+
+Table = Mapping[str, str]
 
 PLAIN_STEM = {
     "conv1": "conv1",
@@ -84,12 +95,19 @@ PARTS = {
     "backbone": "pretrained",
     "head": "head",
     "auxiliary_head": "auxlayer",
+    "network": "",
 }
+
+# By name; which of them is a network's is seen from its modules. The ResNets' and ResNeSts' own is made from
+# the tables above.
+HEAD_NAMES: dict[str, Table] = {"dpanet": DPANET_HEAD, "fcn": FCN_HEAD}
+BACKBONE_NAMES: dict[str, Table] = {}
+NETWORK_NAMES: dict[str, Table] = {}
 
 # In published files, and without counterpart here: the classifier of ImageNet, which PyTorch-Encoding's
 # networks kept until 2020, and batch norm's counts. Patterns of fnmatch.
 IGNORED = ("fc.weight", "fc.bias", "pretrained.fc.weight", "pretrained.fc.bias", "*.num_batches_tracked")
-# What the position attention of a DANet has: another module than SPA, for all that some names agree.
+# The position attention of a DANet. Some of its names are SPA's too, which is another module.
 DANET_ATTENTION = (
     "head.sa.gamma",
     "head.sa.query_conv.weight",
@@ -103,62 +121,123 @@ DANET_ATTENTION = (
 DATA_PARALLEL = "module."
 
 
-def name_table(variables: dict, backbone_only: bool = False) -> dict[str, tuple[str, ...]]:
+def register_head_names(name: str, table: Table) -> None:
+    """Makes {module: PyTorch's name} known for the head that is registered as `name`.
+
+    It may have more lines than a network has modules, for options. WeightsError where it has another table.
+    """
+    _register(HEAD_NAMES, name, table)
+
+
+def register_backbone_names(name: str, table: Table) -> None:
+    """Makes {module: PyTorch's name} known for a backbone, as `register_head_names` does."""
+    _register(BACKBONE_NAMES, name, table)
+
+
+def register_network_names(name: str, table: Table) -> None:
+    """Makes {module: PyTorch's name} known for a whole network, as `register_head_names` does.
+
+    In files they stand as they are, without `pretrained.` or `head.` before them.
+    """
+    _register(NETWORK_NAMES, name, table)
+
+
+def _register(tables: dict[str, Table], name: str, table: Table) -> None:
+    if tables.get(name, table) != table:
+        raise WeightsError(f"the names of {name} are registered already, and are others")
+    tables[name] = table
+
+
+def name_table(variables: dict[str, Any], backbone_only: bool = False) -> dict[str, tuple[str, ...]]:
     """{PyTorch name: path in `variables`} for every parameter and statistic of a Segmenter.
 
     With `backbone_only` the backbone's alone, by their bare names, as files of ImageNet weights have them.
-    Which family a part is of is seen from its modules. Raises ValueError for a module in no table.
+    Which table a part is named by is seen from its modules: the smallest that has them all. Raises
+    WeightsError for a module that no table has, or that two such tables name differently.
     """
-    modules = _modules(variables["params"], backbone_only)
-    table = {}
+    leaves: dict[str, list[tuple[str, ...]]] = {}
     for collection in ("params", "batch_stats"):
-        for *path, leaf in _leaves(variables.get(collection, {})):
-            if backbone_only and path[0] != "backbone":
-                continue
-            module = "/".join(path)
-            if module not in modules or leaf not in LEAVES:
-                raise ValueError(
-                    f"{module}/{leaf} has no name in PyTorch: it is in no table of interop/names.py"
-                )
-            table[f"{modules[module]}.{LEAVES[leaf]}"] = (collection, *path, leaf)
+        for path in _leaves(variables.get(collection, {})):
+            leaves.setdefault(path[0], []).append((collection, *path))
+    table: dict[str, tuple[str, ...]] = {}
+    for part, paths in leaves.items():
+        if part not in PARTS:
+            raise WeightsError(f"{part} is no part of a network: those are {', '.join(PARTS)}")
+        if backbone_only and part != "backbone":
+            continue
+        names = _names_of(part, ["/".join(path[2:]) for path in paths], variables["params"].get(part, {}))
+        prefix = f"{PARTS[part]}." if PARTS[part] and not backbone_only else ""
+        for name, path in zip(names, paths, strict=True):
+            if table.setdefault(prefix + name, path) != path:
+                both = " and ".join("/".join(place[1:]) for place in (table[prefix + name], path))
+                raise WeightsError(f"{both} have one name in PyTorch, {prefix + name}")
     return table
 
 
-def is_danet(state_dict: dict) -> bool:
+def is_danet(state_dict: Mapping[str, np.ndarray]) -> bool:
     """Whether a file is DANet's: there queries have an eighth of the channels, in SPA all of them."""
     query = state_dict.get("head.sa.query_conv.weight")
     return query is not None and query.ndim == 4 and query.shape[0] != query.shape[1]
 
 
-def _modules(params: dict, backbone_only: bool) -> dict[str, str]:
-    """{path of a Flax module: PyTorch module}, by the tables that fit `params`."""
-    modules = {}
-    for part, torch_part in PARTS.items():
-        if part in params:
-            table = _backbone(params[part]) if part == "backbone" else _head(params[part])
-            prefix = "" if backbone_only else f"{torch_part}."
-            modules.update({f"{part}/{module}": f"{prefix}{name}" for module, name in table.items()})
-    return modules
+def _names_of(part: str, leaves: list[str], params: dict[str, Any]) -> list[str]:
+    """PyTorch's names, below the part's own, of leaves that are written as paths below the part."""
+    of_part: dict[str, list[Table]] = {
+        "backbone": [*BACKBONE_NAMES.values(), *_residual(params)],
+        "head": [*HEAD_NAMES.values()],
+        "auxiliary_head": [FCN_HEAD],
+        "network": [*NETWORK_NAMES.values()],
+    }
+    tables = of_part[part]
+    named = [[_name_in(table, leaf) for leaf in leaves] for table in tables]
+    sizes = [len(table) for table, names in zip(tables, named, strict=True) if None not in names]
+    whole = {
+        tuple(str(name) for name in names)
+        for table, names in zip(tables, named, strict=True)
+        if None not in names and len(table) == min(sizes)
+    }
+    if len(whole) == 1:
+        return list(whole.pop())
+    if not whole:
+        nearest = min(named, key=lambda names: names.count(None), default=[None] * len(leaves))
+        odd = leaves[nearest.index(None)]
+        kind = part.removeprefix("auxiliary_")
+        words = f"give the {kind} a table by dpanet_jax.interop.names.register_{kind}_names"
+    else:
+        odd = next(leaf for leaf, *names in zip(leaves, *whole, strict=True) if len(set(names)) > 1)
+        words = f"two registered tables fit this {part}, and name it differently; name its modules otherwise"
+    raise WeightsError(f"{part}/{odd} has no name of its own in PyTorch: {words}")
 
 
-def _backbone(params: dict) -> dict[str, str]:
+def _name_in(table: Table, leaf: str) -> str | None:
+    """The name of a leaf by a table, or None."""
+    if leaf in table:
+        return table[leaf]
+    module, _, last = leaf.rpartition("/")
+    if module not in table or last not in LEAVES:
+        return None
+    return f"{table[module]}.{LEAVES[last]}" if table[module] else LEAVES[last]
+
+
+def _residual(params: dict[str, Any]) -> list[Table]:
+    """The table of a ResNet or ResNeSt of these blocks; none where it is neither."""
+    if "conv2" not in params.get("layer1_0", {}):
+        return []
     table = dict(DEEP_STEM if "conv1_0" in params else PLAIN_STEM)
     block = RESNEST_BLOCK if "conv" in params["layer1_0"]["conv2"] else RESNET_BLOCK
     for stage in (1, 2, 3, 4):
-        for i in itertools.takewhile(lambda i, s=stage: f"layer{s}_{i}" in params, itertools.count()):
+        for i in itertools.count():
+            if f"layer{stage}_{i}" not in params:
+                break
             table.update(
                 {f"layer{stage}_{i}/{key}": f"layer{stage}.{i}.{name}" for key, name in block.items()}
             )
-    return table
+    return [table]
 
 
-def _head(params: dict) -> dict[str, str]:
-    return DPANET_HEAD if "spatial_classifier" in params else FCN_HEAD
-
-
-def _leaves(tree: dict, path: tuple[str, ...] = ()):
+def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             yield from _leaves(value, (*path, name))
         else:
             yield (*path, name)

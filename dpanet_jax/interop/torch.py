@@ -5,25 +5,29 @@ Each name stands in an explicit table (`names`), made from the model's own varia
 """
 
 import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
-from dpanet_jax.interop.files import WeightsError, read_state_dict
+from dpanet_jax.interop.files import Source, WeightsError, read_state_dict
 from dpanet_jax.interop.names import DANET_ATTENTION, DATA_PARALLEL, IGNORED, is_danet, name_table
 
 _SHOWN = 10
 _FUSED = "head.conv8.1.weight"
 
+StateDict = dict[str, np.ndarray]
 
-def load(path, variables: dict, missing: tuple[str, ...] = ()) -> dict:
+
+def load(path: Source, variables: dict[str, Any], missing: tuple[str, ...] = ()) -> dict[str, Any]:
     """`variables` of a Segmenter with the weights of a file in their place.
 
     `path` is what `files.read_state_dict` takes: a .safetensors file, one of PyTorch's, or
     hf://OWNER/NAME[/FILE]. A file whose names begin with `pretrained.` is of a whole network
     (PyTorch-Encoding's FCN, DANet, or ours) and replaces everything; any other is of a backbone (torchvision,
-    PyTorch-Encoding's ResNet-s, ResNeSt, timm) and leaves the heads as they are. Values are cast to the
-    model's dtype.
+    PyTorch-Encoding's ResNet-s, ResNeSt, timm) and leaves the heads as they are. A network that is registered
+    as a whole is replaced as a whole. Values are cast to the model's dtype.
 
     A name that is missing, unexpected or mis-shaped is a WeightsError that lists them all, but for those
     that `missing`, patterns of fnmatch, names: what the model has of these keeps its value where the file
@@ -37,21 +41,26 @@ def load(path, variables: dict, missing: tuple[str, ...] = ()) -> dict:
     return fit(read(path), variables, missing, path)
 
 
-def read(path) -> dict[str, np.ndarray]:
+def read(path: Source) -> StateDict:
     """A file's {name: array}, the names as they are outside of DataParallel. Raises WeightsError."""
     return _without_prefix(read_state_dict(path))
 
 
-def fit(state_dict: dict, variables: dict, missing: tuple[str, ...] = (), path="the state dict") -> dict:
+def fit(
+    state_dict: StateDict,
+    variables: dict[str, Any],
+    missing: tuple[str, ...] = (),
+    path: Source = "the state dict",
+) -> dict[str, Any]:
     """`load`, of a state dict that was read before; `path` is what errors call it."""
-    whole = any(name.startswith("pretrained.") for name in state_dict)
+    whole = "backbone" not in variables["params"] or any(n.startswith("pretrained.") for n in state_dict)
     table = name_table(variables, backbone_only=not whole)
     for pattern in missing:
         if not fnmatch.filter(table.keys() | state_dict.keys(), pattern):
             raise WeightsError(
                 f"config.model.pretrained_missing: {pattern!r} matches no name of the model or of {path}"
             )
-    left_out = _matching(state_dict, IGNORED)
+    left_out = _matching(state_dict, IGNORED) - table.keys()
     if is_danet(state_dict):
         left_out |= state_dict.keys() & set(DANET_ATTENTION)
         table = {name: key for name, key in table.items() if not name.startswith("head.sa.")}
@@ -82,10 +91,10 @@ def fit(state_dict: dict, variables: dict, missing: tuple[str, ...] = (), path="
     )
 
 
-def to_state_dict(variables: dict, backbone_only: bool = False) -> dict[str, np.ndarray]:
+def to_state_dict(variables: dict[str, Any], backbone_only: bool = False) -> StateDict:
     """The inverse of `load`: {name: array in PyTorch's layout} of the whole network, or of its backbone.
 
-    float32, or float64 where the variables are.
+    float32, or float64 where the variables are. Raises WeightsError for a module that has no name in PyTorch.
     """
     state_dict = {}
     for name, key in name_table(variables, backbone_only).items():
@@ -120,18 +129,18 @@ def to_torch(value: np.ndarray) -> np.ndarray:
     return value.T[:, :, None, None] if value.ndim == 2 else np.atleast_1d(value)
 
 
-def _without_prefix(state_dict: dict) -> dict:
+def _without_prefix(state_dict: StateDict) -> StateDict:
     """A network's names as they are outside of DataParallel."""
     if not all(name.startswith(DATA_PARALLEL) for name in state_dict):
         return state_dict
     return {name.removeprefix(DATA_PARALLEL): value for name, value in state_dict.items()}
 
 
-def _matching(names, patterns) -> set[str]:
+def _matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
     return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
-def _fusion_hint(state_dict: dict, shapes: dict) -> str:
+def _fusion_hint(state_dict: StateDict, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The option under which the fused classifier would fit: added branches are half as wide as two."""
     given, expected = state_dict[_FUSED].shape, shapes[_FUSED]
     for fusion, ratio in (("sum", 1 / 2), ("concat", 2)):
@@ -140,7 +149,7 @@ def _fusion_hint(state_dict: dict, shapes: dict) -> str:
     return ""
 
 
-def _get(tree: dict, path: tuple[str, ...]):
+def _get(tree: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         tree = tree[name]
     return tree

@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl and TensorBoard event files, and the means over a few steps."""
+"""Where a run's figures and pictures go: metrics.jsonl, TensorBoard's events and pictures/."""
 
 import json
 import time
@@ -10,18 +10,20 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from dpanet_jax import paths
+from dpanet_jax.evaluation import figures
 from dpanet_jax.training.errors import NotFinite
 from dpanet_jax.training.layout import Metrics
 
 
 class RunLog:
-    """Writes {"step": …, name: value} lines to WORKDIR/metrics.jsonl and events to WORKDIR/tensorboard.
+    """Writes WORKDIR/metrics.jsonl ({"step": …, name: value} lines), WORKDIR/tensorboard and /pictures.
 
     A run that goes on from step `step` first drops what was logged after it: those steps come again.
     With `writes` False, as in all processes but one, nothing is written.
     """
 
     def __init__(self, workdir: Path, step: int = 0, writes: bool = True) -> None:
+        self._workdir = workdir
         self._file: TextIO | None = None
         if writes:
             path = workdir / "metrics.jsonl"
@@ -40,9 +42,10 @@ class RunLog:
         for name, value in line.items():
             self._events.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A uint8 (H, W, 3) picture among the events."""
+    def picture(self, step: int, name: str, picture: np.ndarray, file: str) -> None:
+        """A uint8 (H, W, 3) picture: WORKDIR/pictures/FILE.png, and NAME among the events."""
         if self._file is not None:
+            figures.save(picture, self._workdir / "pictures" / f"{file}.png")
             self._events.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:

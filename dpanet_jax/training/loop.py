@@ -41,46 +41,35 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     folder.write_config(parts.about["config"], parts.about["provenance"])
     kept = parts.options.checkpoint
     with Checkpoints(folder.path, kept.keep_latest, kept.keep_best) as checkpoints:
-        state = _start(parts, checkpoints)
+        state = parts.initial_state
+        if checkpoints.latest is not None:
+            restored = checkpoints.restore(state)
+            parts.batches.set_state(restored.about["data"])
+            state = TrainState.from_checkpoint(restored)
+            logging.info("going on from step %d", restored.step)
         with folder.open_log(int(state.step)) as log:
             try:
-                return _run(parts, state, folder, checkpoints, log)
+                return _run(parts, state, checkpoints, log, folder)
             except NotFinite as error:
                 checkpoints.wait()
-                safe = "there is no checkpoint yet"
-                if checkpoints.latest is not None:
-                    safe = f"the checkpoint of step {checkpoints.latest} is intact"
+                latest = checkpoints.latest
+                safe = (
+                    f"the checkpoint of step {latest} is intact" if latest else "there is no checkpoint yet"
+                )
                 raise TrainingError(
                     f"{error}: stopped; {safe} in {folder.path}. Lower config.optimizer.lr, or add"
                     " config.optimizer.warmup_steps"
                 ) from error
 
 
-def _start(parts: Parts, checkpoints: Checkpoints) -> TrainState:
-    """The state, in host memory, that the run begins with or goes on from; the batches follow it."""
-    state = parts.initial_state
-    if checkpoints.latest is None:
-        return state
-    restored = checkpoints.restore(state)
-    parts.batches.set_state(restored.about["data"])
-    logging.info("going on from step %d", restored.step)
-    return TrainState(
-        step=np.int32(restored.step),
-        params=restored.variables["params"],
-        batch_stats=restored.variables["batch_stats"],
-        opt_state=restored.opt_state,
-    )
-
-
 def _run(
-    parts: Parts, state: TrainState, folder: Workdir, checkpoints: Checkpoints, log: RunLog
+    parts: Parts, state: TrainState, checkpoints: Checkpoints, log: RunLog, folder: Workdir
 ) -> dict[str, Any]:
     """Steps, evaluations and checkpoints, in this order, until the last step."""
     step, evaluated, absent = int(state.step), None, parts.options.evaluation.absent
     if step == 0 and folder.writes:
         picture = pictures.of_first_batch(parts.batches, parts.classes)
-        folder.draw("training_batch", picture)
-        log.picture(0, "training_batch", picture)
+        log.picture(0, "training_batch", picture, file="training_batch")
     state = parts.layout.put_state(state)
     with (
         Interruption() as interruption,
@@ -99,7 +88,7 @@ def _run(
             if parts.is_evaluated(step):
                 evaluated = _evaluate(parts, state, parts.drawn)
                 mean_iou = evaluated.matrix.compute()["mean_iou"]
-                _tell(parts, step, evaluated, folder, log)
+                _tell(parts, step, evaluated, log)
             if parts.is_saved(step) or stopped_by:
                 about = {**parts.about, "data": parts.batches.get_state()}
                 checkpoints.save(parts.layout.take_state(state), about, mean_iou)
@@ -126,7 +115,7 @@ def _evaluate(parts: Parts, state: TrainState, keep: tuple[int, ...] = ()) -> Ev
     return evaluate(parts.protocol, parts.protocol.put(variables), parts.val_split, batch_size, keep=keep)
 
 
-def _tell(parts: Parts, step: int, evaluated: Evaluated, folder: Workdir, log: RunLog) -> None:
+def _tell(parts: Parts, step: int, evaluated: Evaluated, log: RunLog) -> None:
     """Logs, prints and draws an evaluation."""
     figures = evaluated.matrix.compute(parts.options.evaluation.absent)
     names = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
@@ -135,7 +124,6 @@ def _tell(parts: Parts, step: int, evaluated: Evaluated, folder: Workdir, log: R
         f"step {step}: {parts.options.data.val_split} mean IoU {100 * figures['mean_iou']:.2f}%, "
         f"pixel accuracy {100 * figures['pixel_accuracy']:.2f}%"
     )
-    if evaluated.kept and folder.writes:
+    if evaluated.kept:
         picture = pictures.of_predictions(evaluated.kept, parts.classes)
-        folder.draw(f"step_{step:07d}", picture)
-        log.picture(step, "predictions", picture)
+        log.picture(step, "predictions", picture, file=f"step_{step:07d}")

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpanet_jax.checkpoint import Restored
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -26,6 +28,16 @@ class TrainState:
             params=variables["params"],
             batch_stats=variables["batch_stats"],
             opt_state=optimizer.init(variables["params"]),
+        )
+
+    @classmethod
+    def from_checkpoint(cls, restored: Restored) -> "TrainState":
+        """The state that a checkpoint holds, in host memory."""
+        return cls(
+            step=np.int32(restored.step),
+            params=restored.variables["params"],
+            batch_stats=restored.variables["batch_stats"],
+            opt_state=restored.opt_state,
         )
 
     @property

@@ -11,12 +11,10 @@ import json
 import os
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from dpanet_jax import checkpoint, paths
 from dpanet_jax import config as config_lib
-from dpanet_jax.evaluation import figures
 from dpanet_jax.progress import is_main_process
 from dpanet_jax.training.log import RunLog
 
@@ -76,8 +74,3 @@ class Workdir:
     def open_log(self, step: int) -> RunLog:
         """The log of a run that has made `step` steps."""
         return RunLog(self.path, step, self.writes)
-
-    def draw(self, name: str, picture: np.ndarray) -> None:
-        """Writes WORKDIR/pictures/NAME.png, uint8 (H, W, 3)."""
-        if self.writes:
-            figures.save(picture, self.path / "pictures" / f"{name}.png")

@@ -22,11 +22,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
+from dpanet_jax.errors import UsageError
 from dpanet_jax.interop.files import (
     WeightsError,
     check_output,
     parse_address,
     read_state_dict,
+    require_writable,
     resolve,
     write_state_dict,
 )
@@ -199,13 +201,13 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path, monkeypat
 
 def test_where_nothing_can_be_written(tmp_path):
     words = "weights are written to a file that ends in .safetensors"
-    assert message_of(tmp_path / "w.pth", check_output) == f"{tmp_path / 'w.pth'}: {words}"
+    assert message_of(tmp_path / "w.pth", require_writable) == f"{tmp_path / 'w.pth'}: {words}"
     path = tmp_path / "no" / "w.safetensors"
     assert (
         message_of(path, lambda p: write_state_dict({}, p)) == f"{path}: there is no folder {tmp_path / 'no'}"
     )
     (tmp_path / "w.safetensors").mkdir()
-    assert message_of(tmp_path / "w.safetensors", check_output).endswith("w.safetensors: is a folder")
+    assert message_of(tmp_path / "w.safetensors", require_writable).endswith("w.safetensors: is a folder")
 
 
 def test_addresses():
@@ -234,7 +236,17 @@ def test_the_hub_is_not_asked_for_other_files(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert message_of("hf://a/b/config.json").startswith("hf://a/b/config.json: a weights file ends in")
     assert message_of("hf://a/b") == "hf://a/b: needs huggingface_hub: pip install huggingface_hub"
-    assert resolve("local/file.pth") == Path("local/file.pth")
+    assert resolve("local/file.pth") == Path("local/file.pth").absolute()
+    assert resolve("~/file.pth") == Path.home() / "file.pth"
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/weights.safetensors", "https://host/weights.pth"])
+def test_other_addresses_are_refused_in_one_line(address):
+    """And no folder of that name is made."""
+    for function in (resolve, read_state_dict, lambda path: write_state_dict(STATE_DICT, path)):
+        with pytest.raises(UsageError) as error:
+            function(address)
+        assert str(error.value).startswith(f"{address}: only local paths") and "\n" not in str(error.value)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

@@ -70,10 +70,3 @@ def test_what_comes_again_is_dropped(tmp_path: Path) -> None:
     with RunLog(tmp_path, step=2) as log:
         log.scalars(3, {"train/loss": 30})
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [(1, 1), (2, 2), (3, 30)]
-
-
-def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    with RunLog(tmp_path, writes=False) as log:
-        log.scalars(1, {"train/loss": 1.0})
-        log.picture(1, "predictions", np.zeros((4, 4, 3), np.uint8))
-    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ Two convolutions stand for the backbone: batch norm, dropout and two heads behav
 a deep network. What depends on the real network has a test with the smallest one.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -114,6 +115,20 @@ def test_dropout_was_on() -> None:
     """The tests here say nothing of dropout's masks unless these change the numbers."""
     with_dropout, without = (run("jit", 1, dropout=rate)[0][0]["loss"] for rate in (0.1, 0.0))
     assert abs(with_dropout - without) > 1e-3 * without
+
+
+def test_every_step_and_every_seed_has_a_mask_of_its_own() -> None:
+    """By the loss of one batch, which but for dropout depends on the parameters alone."""
+    batch = next(batches())
+
+    def loss(step: int, seed: int) -> float:
+        train_step = jax.jit(make_train_step(build(), OPTIMIZER, SCHEDULE, WEIGHTS, seed=seed))
+        state = dataclasses.replace(TrainState.create(initial(), OPTIMIZER), step=np.int32(step))
+        return float(train_step(state, batch)[1]["loss"])
+
+    with jax.enable_x64(True):
+        assert loss(0, 0) == loss(0, 0)
+        assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])

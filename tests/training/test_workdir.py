@@ -97,6 +97,7 @@ def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(workdir, "is_main_process", lambda: False)
     folder = Workdir(tmp_path)
     folder.write_config(to_dict(default_config()), PROVENANCE)
-    folder.draw("training_batch", np.zeros((4, 4, 3), np.uint8))
-    folder.open_log(0).close()
+    with folder.open_log(0) as log:
+        log.scalars(1, {"train/loss": 1.0})
+        log.picture(1, "predictions", np.zeros((4, 4, 3), np.uint8), file="step_1")
     assert list(tmp_path.iterdir()) == []

@@ -1,96 +1,62 @@
 """DPANet's twin in plain PyTorch, written after the published architectures and not after the Flax code.
 
-It is what the Flax network is compared with: the same options, PyTorch's published parameter names. This
+It is what the Flax network is compared with: the same options, PyTorch's published parameter names. It takes
+from the Flax code what an option may be and what a loss term is called, and nothing that is computed. This
 package needs PyTorch; nothing outside it does.
 """
 
-import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from dpanet_jax.interop.twin.heads import POOL_SIZES
+from dpanet_jax import models
+from dpanet_jax.interop.options import Pretrained
+from dpanet_jax.interop.twin.heads import DPANetHead
 from dpanet_jax.interop.twin.optimizer import poly_lr, set_lr, sgd
-from dpanet_jax.interop.twin.resnet import ARCHITECTURES, STEMS
-from dpanet_jax.interop.twin.segmenter import IGNORE_LABEL, TERMS, Segmenter
+from dpanet_jax.interop.twin.resnet import ARCHITECTURES, ResNet
+from dpanet_jax.interop.twin.segmenter import Segmenter
+from dpanet_jax.options import OptionError, declared
 
-__all__ = ["IGNORE_LABEL", "TERMS", "Segmenter", "build", "poly_lr", "set_lr", "sgd"]
+__all__ = ["HEADS", "Segmenter", "build", "poly_lr", "require_twin", "set_lr", "sgd"]
 
-_DEFAULTS = {
-    "name": "dpanet",
-    "backbone": "resnet50",
-    "stem": "plain",
-    "width": 64,
-    "output_stride": 8,
-    "multi_grid": (),
-    "reduce_channels": 512,
-    "fusion": "concat",
-    "spatial": "spa",
-    "channel": "cpa",
-    "pool_sizes": "mixed",
-    "qkv": "identity",
-    "pool": "avg",
-    "affinity": "subtract",
-    "auxiliary": True,
-    "dropout": 0.1,
-    "align_corners": False,
-}
-_CHOICES = {
-    "name": ("dpanet", "fcn"),
-    "backbone": tuple(ARCHITECTURES),
-    "stem": STEMS,
-    "output_stride": (8, 16, 32),
-    "fusion": ("concat", "sum"),
-    "spatial": ("spa", "nonlocal", "none"),
-    "channel": ("cpa", "none"),
-    "pool_sizes": tuple(POOL_SIZES),
-    "qkv": ("identity", "conv"),
-    "pool": ("avg", "max"),
-    "affinity": ("subtract", "square"),
-    "auxiliary": (True, False),
-    "align_corners": (True, False),
-}
-_BACKBONE = ("stem", "width", "output_stride", "multi_grid")
-_HEAD = ("reduce_channels", "fusion", "spatial", "channel", "pool_sizes", "qkv", "pool", "affinity")
-_IGNORED = ("dtype", "param_dtype", "axis_name", "remat", "bn_variance", "pretrained", "pretrained_missing")
+HEADS = ("dpanet", "fcn")
+# Arguments of `models.build` that are no options, and options of where weights come from.
+_NOT_OPTIONS = ("param_dtype", "axis_name", *declared(Pretrained))
 
 
-def build(num_classes: int, **options) -> Segmenter:
+def build(num_classes: int, **options: Any) -> Segmenter:
     """The network for `num_classes` classes, in training mode, float32 and with random weights.
 
     `options` are the keys of `config.model`, there documented, with the same defaults. Taken and ignored:
     dtype and param_dtype (use `.double()`), axis_name, remat, bn_variance (PyTorch keeps the unbiased one),
-    pretrained and pretrained_missing (use `load_state_dict`). Raises ValueError naming the option that is
-    unknown or whose value is wrong.
+    pretrained and pretrained_missing (use `load_state_dict`). Raises OptionError (a ValueError) where
+    `models.build` does, and for a network that has no twin.
     """
-    for name in options:
-        if name not in _DEFAULTS and name not in _IGNORED:
-            near = difflib.get_close_matches(name, [*_DEFAULTS, *_IGNORED], n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"{name!r} is not an option; {hint}The options are {', '.join(_DEFAULTS)}")
-    values = {**_DEFAULTS, **{name: value for name, value in options.items() if name in _DEFAULTS}}
-    values["reduce_channels"] = values["reduce_channels"] or 0
-    values["multi_grid"] = () if values["multi_grid"] is None else values["multi_grid"]
-    _check(num_classes, values)
+    given = {name: value for name, value in options.items() if name not in _NOT_OPTIONS}
+    chosen = models.build(num_classes, **given).options
+    require_twin(chosen)
+    values = {name: own.default for name, own in models.all_options().items()} | dict(chosen)
     return Segmenter(
         num_classes,
         values["name"],
-        {"architecture": values["backbone"], **{name: values[name] for name in _BACKBONE}},
-        {name: values[name] for name in _HEAD},
-        **{name: values[name] for name in ("auxiliary", "dropout", "align_corners")},
+        {"architecture": values["backbone"], **_arguments(ResNet, values)},
+        _arguments(DPANetHead, values),
+        terms={term: what.output for term, what in models.all_loss_terms().items()},
+        auxiliary=values["auxiliary"],
+        dropout=values["dropout"],
+        align_corners=values["align_corners"],
     )
 
 
-def _check(num_classes, values: dict) -> None:
-    for name, choices in _CHOICES.items():
-        if values[name] not in choices:
-            known = ", ".join(map(repr, choices))
-            raise ValueError(f"{name}={values[name]!r}: choose one of {known}")
-    counts = (("num_classes", num_classes, 1), ("width", values["width"], 1))
-    for name, value, least in (*counts, ("reduce_channels", values["reduce_channels"], 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: must be a whole number, {least} or more")
-    dropout, grid = values["dropout"], values["multi_grid"]
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout!r}: must be a number, at least 0 and below 1")
-    depth = ARCHITECTURES[values["backbone"]][1][3]
-    whole = isinstance(grid, tuple | list) and all(isinstance(d, int) and d > 0 for d in grid)
-    if not whole or len(grid) not in (0, depth):
-        raise ValueError(f"multi_grid={grid!r}: must be () or {depth} dilations, one a block of layer4")
+def require_twin(options: Mapping[str, Any]) -> None:
+    """Raises OptionError where the options (by key; else the defaults) choose a network that has no twin."""
+    own = models.all_options()
+    for key, known in (("name", HEADS), ("backbone", tuple(ARCHITECTURES))):
+        value = options.get(key, own[key].default)
+        if value not in known:
+            raise OptionError(f"{key}={value!r} has no PyTorch twin: choose one of {', '.join(known)}")
+
+
+def _arguments(make: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that are arguments of a part of the twin, but for dropout, which all share."""
+    return {n: values[n] for n in inspect.signature(make).parameters if n in values and n != "dropout"}

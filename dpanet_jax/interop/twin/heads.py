@@ -5,13 +5,16 @@ PyTorch-Encoding (fcn.py) for the FCN head. Axes: B batch, C channels, H and W o
 T pooled positions, K classes; arrays are (B, C, H, W).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 _EVEN, _ODD = (1, 4, 8, 10, 12), (1, 5, 7, 9, 13)
 POOL_SIZES = {"mixed": (_EVEN, _ODD), "even": (_EVEN, _EVEN), "odd": (_ODD, _ODD)}  # keys', values'
-_POOLS = {"avg": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+_POOLS: dict[str, Callable[..., Any]] = {"avg": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
 
 
 def pyramid(x: torch.Tensor, sizes: tuple[int, ...], pool: str) -> torch.Tensor:
@@ -60,8 +63,8 @@ class NonLocal(nn.Module):
         self.query_key_conv = nn.Conv2d(channels, inner, 1)
         self.value_conv = nn.Conv2d(channels, inner, 1)
         self.output_conv = nn.Conv2d(inner, channels, 1)
-        nn.init.zeros_(self.output_conv.weight)
-        nn.init.zeros_(self.output_conv.bias)
+        for parameter in self.output_conv.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         alpha = self.query_key_conv(x).flatten(2)  # (B, inner, N)
@@ -138,6 +141,11 @@ class DPANetHead(nn.Module):
     ):
         super().__init__()
         inner = reduce_channels or channels
+        self.conv5a: nn.Module
+        self.conv5c: nn.Module
+        self.conv51: nn.Module
+        self.conv52: nn.Module
+        self.sa: nn.Module
         if reduce_channels:
             self.conv5a = nn.Sequential(*_conv_bn_relu(channels, inner))
             self.conv5c = nn.Sequential(*_conv_bn_relu(channels, inner))

@@ -12,7 +12,8 @@ def sgd(
     Weight decay is on every parameter, added to its gradient before momentum. Each group keeps its factor as
     "lr_multiplier", which `set_lr` reads.
     """
-    backbone, heads = [], []
+    backbone: list[nn.Parameter] = []
+    heads: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (backbone if name.startswith("pretrained.") else heads).append(parameter)
     groups = [

@@ -4,6 +4,8 @@ Sources: torchvision's resnet.py (v1, stride on the 3x3), PyTorch-Encoding's Res
 stages, multi-grid) and ResNeSt's own repository (split attention). Arrays are (B, C, H, W), torch's layout.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,10 +19,11 @@ ARCHITECTURES = {  # name: (kind of block, blocks of each stage)
     "resnest50": ("split", (3, 4, 6, 3)),
     "resnest101": ("split", (3, 4, 23, 3)),
 }
-STEMS = ("plain", "deep")
 
 
-def _conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1, groups: int = 1):
+def _conv(
+    inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
     """A convolution without bias whose padding keeps the size at stride 1."""
     padding = dilation * (size // 2)
     return nn.Conv2d(inputs, outputs, size, stride, padding, dilation, groups, bias=False)
@@ -153,6 +156,7 @@ class ResNet(nn.Module):
         kind, depths = ARCHITECTURES[architecture]
         if kind == "split" and width % 2:
             raise ValueError(f"width={width}: a ResNeSt's must be even, for its splits halve it")
+        self.conv1: nn.Module
         if kind == "split" or stem == "deep":
             first = width // 2 if architecture == "resnest50" else width
             self.conv1, channels = _deep_stem(first), 2 * first
@@ -172,6 +176,7 @@ class ResNet(nn.Module):
             blocks = []
             for i, own in enumerate(dilations):
                 shape = (channels, width * 2**stage, stride if i == 0 else 1)
+                block: Any
                 if kind == "basic":
                     block = BasicBlock(*shape, own, dilation)
                 elif kind == "bottleneck":
@@ -198,6 +203,6 @@ class ResNet(nn.Module):
         return stages
 
 
-def _drop_classifier(module, state_dict, prefix, *_) -> None:
+def _drop_classifier(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in ("fc.weight", "fc.bias"):
         state_dict.pop(prefix + name, None)

@@ -4,40 +4,43 @@ Axes: B batch, K classes, h and w of a feature map, H and W of the image. Arrays
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dpanet_jax.data.classes import IGNORE_LABEL
 from dpanet_jax.interop.twin.heads import DPANetHead, FCNHead
 from dpanet_jax.interop.twin.resnet import ResNet
-
-IGNORE_LABEL = 255
-TERMS = {"fused": "logits", "spatial": "spatial", "channel": "channel", "auxiliary": "auxiliary"}
 
 
 class Segmenter(nn.Module):
     """Backbone `pretrained`, head `head` on c4 and, if asked for, FCN head `auxlayer` on c3 (training only).
 
-    `build` makes one from the options of `config.model`. Published state dicts load with strict=True as they
-    are: a classifier of the backbone is dropped, and `num_batches_tracked` may be absent.
+    `build` makes one from the options of `config.model`. `terms` is {term of the loss: the output it is of}.
+    Published state dicts load with strict=True as they are: a classifier of the backbone is dropped, and
+    `num_batches_tracked` may be absent.
     """
 
     def __init__(
         self,
         num_classes: int,
         name: str,
-        backbone_options: dict,
-        head_options: dict,
+        backbone_options: Mapping[str, Any],
+        head_options: Mapping[str, Any],
         *,
+        terms: Mapping[str, str],
         auxiliary: bool,
         dropout: float,
         align_corners: bool,
-    ):
+    ) -> None:
         super().__init__()
+        self.terms = dict(terms)
         self.align_corners = align_corners
         self.pretrained = ResNet(**backbone_options)
         _, _, c3, c4 = self.pretrained.channels
+        self.head: nn.Module
         if name == "fcn":
             self.head = FCNHead(c4, num_classes, dropout)
         else:
@@ -77,16 +80,16 @@ class Segmenter(nn.Module):
         """The multi-loss: (Σ weight · term, {term: its mean cross entropy, without weight or gradient}).
 
         `outputs` is what the model returned; `labels` (B, H, W) int64 in [0, K), or 255 where ignored;
-        `weights` has keys of TERMS. A term of weight 0, or whose output is absent, is left out. The means are
+        `weights` {term: float}. A term of weight 0, or whose output is absent, is left out. The means are
         over valid pixels, by their classes' weights where `class_weights` (K floats) are given; where there
         is no valid pixel, each is 0. Raises ValueError for an unknown term, or if no term is left.
         """
         for term in weights:
-            if term not in TERMS:
-                raise ValueError(f"{term!r} is not a term of the loss; the terms are {', '.join(TERMS)}")
+            if term not in self.terms:
+                raise ValueError(f"{term!r} is not a term of the loss; the terms are {', '.join(self.terms)}")
         terms = {
             term: self._cross_entropy(outputs[name], labels, class_weights)
-            for term, name in TERMS.items()
+            for term, name in self.terms.items()
             if weights.get(term, 0) and name in outputs
         }
         if not terms:
@@ -94,13 +97,14 @@ class Segmenter(nn.Module):
                 f"weights={dict(weights)}: no term is left of the outputs {', '.join(outputs)}; "
                 "give one of them a weight"
             )
-        total = sum(weights[term] * value for term, value in terms.items())
+        total: Any = sum(weights[term] * value for term, value in terms.items())
         return total, {term: value.detach() for term, value in terms.items()}
 
     def _cross_entropy(
         self, logits: torch.Tensor, labels: torch.Tensor, class_weights: Sequence[float]
     ) -> torch.Tensor:
-        logits = self.resize(logits, labels.shape[1:])
+        height, width = labels.shape[1:]
+        logits = self.resize(logits, (height, width))
         if (labels != IGNORE_LABEL).any():
             weight = logits.new_tensor(class_weights) if class_weights else None
             return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE_LABEL)
@@ -118,7 +122,7 @@ class Segmenter(nn.Module):
             self.train(training)
 
 
-def _add_batch_counts(module, state_dict, prefix, *_) -> None:
+def _add_batch_counts(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Batch norm's counters, which older checkpoints and other frameworks do not have: 0."""
     for name, buffer in module.named_buffers():
         if name.endswith("num_batches_tracked"):

@@ -1,0 +1,50 @@
+"""The base of the package's errors: their words, their exit status, and that all of them have it."""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+
+import dpanet_jax
+from dpanet_jax.errors import DPANetError, UsageError
+
+# PyTorch is not installed everywhere.
+NEED_TORCH = ("dpanet_jax.compare", "dpanet_jax.interop.twin")
+
+
+def test_the_words_are_what_was_said():
+    class Missing(DPANetError, KeyError):
+        pass
+
+    class Absent(DPANetError, FileNotFoundError):
+        pass
+
+    assert str(Missing("no such key")) == "no such key"  # KeyError's own would be in quotes
+    assert str(Absent("no such file")) == "no such file"
+    assert str(DPANetError()) == ""
+    assert isinstance(Absent("x"), OSError)
+
+
+def test_a_request_that_is_wrong_has_a_status_of_its_own():
+    assert DPANetError("x").exit_status == 1
+    assert UsageError("x").exit_status == 2
+    assert isinstance(UsageError("x"), ValueError) and isinstance(UsageError("x"), DPANetError)
+
+
+def test_every_error_of_the_package_has_the_base():
+    modules = [dpanet_jax, *_modules()]
+    errors = {
+        cls
+        for module in modules
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and issubclass(cls, BaseException) and cls.__module__.startswith("dpanet_jax")
+    }
+    assert DPANetError in errors and len(errors) > 5
+    assert not {cls.__qualname__ for cls in errors if not issubclass(cls, DPANetError)}
+
+
+def _modules():
+    without_torch = importlib.util.find_spec("torch") is None
+    for info in pkgutil.walk_packages(dpanet_jax.__path__, "dpanet_jax."):
+        if not info.name.endswith("__main__") and not (without_torch and info.name.startswith(NEED_TORCH)):
+            yield importlib.import_module(info.name)
