@@ -256,7 +256,7 @@ def from_dict(values: Mapping[str, Any], written_by: str = "another version") ->
     """The inverse of `to_dict`, on the defaults; `written_by` is the version that stored it.
 
     Imports the modules of the stored `imports` first. Raises ConfigError for a key that this version does
-    not know.
+    not know, or a value that it cannot have.
     """
     import_modules(values.get("imports", ()))
     config = default_config()
@@ -268,8 +268,7 @@ def from_dict(values: Mapping[str, Any], written_by: str = "another version") ->
                 f"written by {written_by}; use that version"
             )
         section, _, name = key.rpartition(".")
-        value = tuple(value) if isinstance(value, list) else value
-        (config[section] if section else config)[name] = value
+        (config[section] if section else config)[name] = _checked(known[key], value, f"stored config, {key}")
     return config
 
 

@@ -105,7 +105,7 @@ def test_a_config_is_read_in_few_places():
     """A ConfigDict goes no deeper than where a run's parts are made."""
     for name, path in MODULES.items():
         if "ConfigDict" in path.read_text(encoding="utf-8"):
-            allowed = {"config", "compare.run", "training.build", "training.loop", "training.workdir"}
+            allowed = {"config", "compare.run", "training.build", "training.loop"}
             assert name in allowed, name
 
 

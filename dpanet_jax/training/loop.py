@@ -36,7 +36,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     require_valid(config)
     config = config_lib.resolved(config)
     folder = Workdir(workdir)
-    folder.require_run_of(config)
+    folder.require_run_of(config_lib.to_dict(config))
     parts = build(config, pretrained=not folder.has_checkpoint)
     folder.write_config(parts.about["config"], parts.about["provenance"])
     kept = parts.options.checkpoint

@@ -11,8 +11,6 @@ import json
 import os
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dpanet_jax import checkpoint, paths
 from dpanet_jax import config as config_lib
 from dpanet_jax.progress import is_main_process
@@ -39,8 +37,8 @@ class Workdir:
         folder = checkpoint.folder_of(self.path)
         return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
-    def require_run_of(self, config: ConfigDict) -> None:
-        """Raises ConfigError where the folder belongs to a run with another config."""
+    def require_run_of(self, config: dict[str, Any]) -> None:
+        """Raises ConfigError where the folder belongs to a run with another config than this (`to_dict`)."""
         path = self.path / "config.json"
         if not path.exists():
             if checkpoint.folder_of(self.path).exists():
@@ -54,11 +52,8 @@ class Workdir:
             raise config_lib.ConfigError(f"{path} is not readable JSON ({error})") from error
         written_by = checkpoint.written_by(stored)
         stored.pop(_PROVENANCE, None)
-        try:
-            config_lib.from_dict(stored, written_by)  # Refuses the keys of another version by its name.
-        except TypeError as error:
-            raise config_lib.ConfigError(f"{path}: {error}") from error
-        differences = config_lib.differences(stored, config_lib.to_dict(config))
+        config_lib.from_dict(stored, written_by)  # Refuses the keys of another version by its name.
+        differences = config_lib.differences(stored, config)
         if differences:
             raise config_lib.ConfigError(
                 f"{self.path} holds a run with another config ({'; '.join(differences[:4])}"

@@ -15,7 +15,7 @@ from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training.state import TrainState
 
 RUNS = {
-    "dpanet": {"backbone": "resnet18", "width": 8, "qkv": "conv"},
+    "dpanet": {"backbone": "resnet18", "width": 8, "qkv": "conv", "reduce_channels": 8},
     "resnest": {"backbone": "resnest50", "width": 4, "name": "fcn"},
 }
 
@@ -25,10 +25,10 @@ def workdir(request, tmp_path_factory):
     """A run with two checkpoints of random numbers, the first of them the best; nothing was trained."""
     workdir = tmp_path_factory.mktemp(request.param)
     config = config_lib.default_config()
-    config.model.update({"reduce_channels": 8, "output_stride": 16, **RUNS[request.param]})
+    config.model.update({"output_stride": 16, **RUNS[request.param]})
     config.data.crop_size = (64, 64)
     classes = Classes(("road", "sky", "car"), np.zeros((3, 3)), np.full(256, 255), np.zeros(256, bool))
-    model = models.build(3, **config_lib.model_options(config))
+    model = models.build(3, **config_lib.sections(config).model)
     shapes = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
     about = {"config": config_lib.to_dict(config), "classes": classes.to_dict(), "data": {}}
     manager = checkpoint.Checkpoints(workdir)
@@ -72,7 +72,7 @@ def test_the_twin_takes_it(workdir, tmp_path):
     path = tmp_path / "weights.safetensors"
     assert main(["export-torch", f"--workdir={workdir}", f"--output={path}"]) == 0
     model = dpanet_jax.load(workdir)
-    network = twin.build(3, **config_lib.model_options(model.config))
+    network = twin.build(3, **config_lib.sections(model.config).model)
     network.load_state_dict(load_file(path), strict=True)
     torch.save({"state_dict": network.state_dict()}, tmp_path / "twin.pth")
     loaded = torch_weights.load(tmp_path / "twin.pth", zeros(model.variables))
@@ -86,11 +86,9 @@ def test_what_cannot_be_exported(tmp_path, capsys):
 
     words = "weights are written to a file that ends in .safetensors"
     path = tmp_path / "weights.pth"
-    assert message_of(2, workdir=tmp_path, output=path) == f"dpanet_jax: --output={path}: {words}\n"
+    assert message_of(1, workdir=tmp_path, output=path) == f"dpanet_jax: {path}: {words}\n"
     path = tmp_path / "no" / "weights.safetensors"
-    assert f"--output={path}: there is no folder {tmp_path / 'no'}\n" in message_of(
-        2, workdir="x", output=path
-    )
+    assert f"{path}: there is no folder {tmp_path / 'no'}\n" in message_of(1, workdir="x", output=path)
     assert "--output is missing" in message_of(2, workdir=tmp_path)
     path = tmp_path / "weights.safetensors"
     assert "not a workdir" in message_of(1, workdir=tmp_path, output=path)

@@ -25,7 +25,6 @@ from safetensors.numpy import load_file, save, save_file
 from dpanet_jax.errors import UsageError
 from dpanet_jax.interop.files import (
     WeightsError,
-    check_output,
     parse_address,
     read_state_dict,
     require_writable,

@@ -28,8 +28,10 @@ FAMILIES = [
 
 def random_variables(seed=0, num_classes=2, **options):
     """Variables of a small network, of random values that half precision holds exactly."""
-    small = {"name": "fcn", "backbone": "resnet18", "width": 4, "output_stride": 32, "reduce_channels": 8}
-    model = models.build(num_classes, **{**small, **options})
+    options = {"name": "fcn", "backbone": "resnet18", "width": 4, "output_stride": 32, **options}
+    if options["name"] == "dpanet":
+        options = {"reduce_channels": 8, **options}
+    model = models.build(num_classes, **options)
     shapes = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: np.asarray(rng.choice(EXACT, leaf.shape), leaf.dtype), shapes)

@@ -1,17 +1,23 @@
 """The twin as a whole: options, sizes, published checkpoints, multi-loss and prediction."""
 
+import ast
 import collections
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from dpanet_jax import models  # noqa: E402
 from dpanet_jax.interop import twin  # noqa: E402
+from dpanet_jax.options import OptionError  # noqa: E402
 
 TINY = {"backbone": "resnet18", "width": 4, "reduce_channels": 4}
+TINY_FCN = {"backbone": "resnet18", "width": 4, "name": "fcn"}
+BY_NAME = {"dpanet": TINY, "fcn": TINY_FCN}
 WEIGHTS = {"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.4}
 
 
@@ -25,7 +31,7 @@ def seed():
     "output_stride, main, auxiliary", [(8, (9, 6), (9, 6)), (16, (5, 3), (5, 3)), (32, (3, 2), (5, 3))]
 )
 def test_sizes_of_the_outputs(name, output_stride, main, auxiliary):
-    model = twin.build(5, name=name, output_stride=output_stride, **TINY)
+    model = twin.build(5, output_stride=output_stride, **BY_NAME[name])
     outputs = model(torch.randn(2, 3, 65, 47))
     heads = {"logits"} if name == "fcn" else {"logits", "spatial", "channel"}
     expected = {head: (2, 5, *main) for head in heads} | {"auxiliary": (2, 5, *auxiliary)}
@@ -55,7 +61,7 @@ def test_without_auxiliary_head():
 
 def test_names_of_a_published_fcn():
     """PyTorch-Encoding's FCN: backbone, and two heads whose convolutions are 0 and 4 of a Sequential."""
-    model = twin.build(3, name="fcn", **TINY)
+    model = twin.build(3, **TINY_FCN)
     names = {name for name in model.state_dict() if not name.startswith("pretrained.")}
     of_bn = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     expected = set()
@@ -70,8 +76,7 @@ def test_names_of_a_published_fcn():
 @pytest.mark.parametrize("name", ["fcn", "dpanet"])
 @pytest.mark.parametrize("backbone", ["resnet18", "resnest50"])
 def test_published_checkpoints_load_strictly(name, backbone):
-    source = twin.build(3, name=name, **(TINY | {"backbone": backbone}))
-    target = twin.build(3, name=name, **(TINY | {"backbone": backbone}))
+    source, target = (twin.build(3, **(BY_NAME[name] | {"backbone": backbone})) for _ in range(2))
     published = source.state_dict()  # keeps _metadata, by which PyTorch would ask for the counters
     assert isinstance(published, collections.OrderedDict)
     for key in [key for key in published if key.endswith("num_batches_tracked")]:
@@ -189,27 +194,62 @@ def test_batch_norm_keeps_pytorchs_running_variance():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "options, words",
     [
-        ({"outputstride": 8}, "did you mean output_stride"),
-        ({"name": "pspnet"}, "name='pspnet'"),
-        ({"backbone": "vgg16"}, "backbone='vgg16'"),
-        ({"output_stride": 4}, "output_stride=4"),
-        ({"spatial": "pam"}, "spatial='pam'"),
-        ({"align_corners": "yes"}, "align_corners='yes'"),
-        ({"width": 0}, "width=0"),
-        ({"reduce_channels": -1}, "reduce_channels=-1"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"dropout": "a"}, "dropout='a'"),
-        ({"multi_grid": (1, 2, 4)}, "multi_grid="),
-        ({"multi_grid": 2}, "multi_grid=2"),
+        ({"outputstride": 8}, ("did you mean output_stride",)),
+        ({"name": "pspnet"}, ("name='pspnet'", "dpanet", "fcn")),
+        ({"backbone": "vgg16"}, ("backbone='vgg16'", "resnet18", "resnest101")),
+        ({"output_stride": 4}, ("output_stride=4", "8, 16, 32")),
+        ({"spatial": "pam"}, ("spatial='pam'", "spa, nonlocal, none")),
+        ({"align_corners": "yes"}, ("align_corners='yes'", "True or False")),
+        ({"width": 0}, ("width=0", "at least 1")),
+        ({"reduce_channels": -1}, ("reduce_channels=-1", "at least 0")),
+        ({"dropout": 1.0}, ("dropout=1.0", "below 1")),
+        ({"dropout": "a"}, ("dropout='a'", "number")),
+        ({"multi_grid": (1, 2, 4)}, ("multi_grid=(1, 2, 4)", "2 blocks")),
+        ({"multi_grid": 2}, ("multi_grid=2", "tuple")),
+        ({"name": "fcn", "fusion": "sum"}, ("fusion='sum'", "name=fcn", "'concat'")),
     ],
 )
-def test_wrong_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_options_are_named(options, words):
+    with pytest.raises(OptionError) as error:
         twin.build(3, **{"backbone": "resnet18", **options})
-    with pytest.raises(ValueError, match="num_classes=0"):
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
+    with pytest.raises(OptionError, match="num_classes=0"):
         twin.build(0, **TINY)
+
+
+def test_defaults_are_the_models_own():
+    with torch.device("meta"):
+        model = twin.build(7)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shapes["pretrained.conv1.weight"] == (64, 3, 7, 7) and shapes["head.conv8.1.weight"][:2] == (
+        7,
+        1024,
+    )
+    assert not model.align_corners and model.head.conv6[0].p == 0.1
+    assert set(model.terms) >= models.build(7).loss_terms().keys()
+
+
+def test_a_network_without_a_twin_is_refused(monkeypatch):
+    monkeypatch.setitem(models.HEADS, "mine", models.HEADS["fcn"])
+    monkeypatch.setitem(models.BACKBONES, "mynet", models.BACKBONES["resnet18"])
+    for options, words in (
+        (
+            {"name": "mine", "backbone": "resnet18"},
+            "name='mine' has no PyTorch twin: choose one of dpanet, fcn",
+        ),
+        (
+            {"name": "fcn", "backbone": "mynet"},
+            "backbone='mynet' has no PyTorch twin: choose one of resnet18,",
+        ),
+    ):
+        with pytest.raises(OptionError) as error:
+            twin.require_twin(options)
+        assert str(error.value).startswith(words)
+    with pytest.raises(OptionError, match="has no PyTorch twin"):
+        twin.build(3, name="mine", backbone="resnet18")
+    assert twin.require_twin({}) is None
 
 
 def test_options_that_do_not_concern_pytorch_are_taken():
@@ -220,11 +260,20 @@ def test_options_that_do_not_concern_pytorch_are_taken():
     assert model.head.conv8[1].weight.shape == (3, 64, 1, 1)
 
 
-def test_nothing_else_needs_torch_and_the_twin_needs_no_flax_model():
-    lines = (
-        "import sys, dpanet_jax.interop",
-        "assert 'torch' not in sys.modules",
-        "import dpanet_jax.interop.twin",
-        "assert not any(name.startswith('dpanet_jax.models') for name in sys.modules)",
-    )
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
+def test_nothing_else_needs_torch():
+    lines = "import sys, dpanet_jax.interop.torch\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", lines], check=True, timeout=120)
+
+
+def test_what_the_twin_computes_is_its_own():
+    """Its modules import nothing of the networks that they are compared with, nor JAX."""
+    imported = {}
+    for path in Path(twin.__file__).parent.glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = [n.module for n in nodes if isinstance(n, ast.ImportFrom)]
+        names += [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+        imported[path.stem] = {name for name in names if not name.startswith("dpanet_jax.interop.twin")}
+    known = {"torch", "torch.nn", "typing", "collections.abc", "dpanet_jax.data.classes"}
+    assert len(imported) == 5
+    for name in ("heads", "optimizer", "resnet", "segmenter"):
+        assert imported[name] <= known, name
