@@ -35,11 +35,11 @@ def changed() -> ConfigDict:
 
 def test_it_belongs_to_the_config_that_it_began_with(tmp_path: Path) -> None:
     folder = written(tmp_path / "run")
-    folder.require_run_of(default_config())
+    folder.require_run_of(to_dict(default_config()))
     with pytest.raises(
         ConfigError, match=r"run holds a run with another config \(optimizer.lr: 0.003, now 0.5\)"
     ):
-        folder.require_run_of(changed())
+        folder.require_run_of(to_dict(changed()))
     folder.write_config(to_dict(changed()), {})
     stored = json.loads((folder.path / "config.json").read_text())
     assert stored.pop("provenance") == PROVENANCE
@@ -52,7 +52,7 @@ def test_one_of_a_version_that_wrote_less_goes_on(tmp_path: Path) -> None:
     def older(stored: dict) -> None:
         del stored["provenance"], stored["imports"]
 
-    written(tmp_path, older).require_run_of(default_config())
+    written(tmp_path, older).require_run_of(to_dict(default_config()))
 
 
 def test_one_of_a_version_that_knew_more_says_which(tmp_path: Path) -> None:
@@ -62,25 +62,25 @@ def test_one_of_a_version_that_knew_more_says_which(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"model.attention_heads.* written by dpanet_jax 9.9.9 \(commit abc\)"
     ):
-        written(tmp_path, newer).require_run_of(default_config())
+        written(tmp_path, newer).require_run_of(to_dict(default_config()))
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", '{"seed": "one"}', '{"model": 3}'])
 def test_a_config_that_is_none_is_one_clear_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config.json|seed|model") as error:
-        Workdir(tmp_path).require_run_of(default_config())
+        Workdir(tmp_path).require_run_of(to_dict(default_config()))
     assert "\n" not in str(error.value)
 
 
 def test_checkpoints_without_a_config_are_nobodys(tmp_path: Path) -> None:
     folder = Workdir(tmp_path)
-    folder.require_run_of(default_config())
+    folder.require_run_of(to_dict(default_config()))
     assert not folder.has_checkpoint
     (checkpoint.folder_of(tmp_path) / "3").mkdir(parents=True)
     assert folder.has_checkpoint
     with pytest.raises(ConfigError, match="has checkpoints but no config.json: use another --workdir"):
-        folder.require_run_of(default_config())
+        folder.require_run_of(to_dict(default_config()))
 
 
 def test_a_path_is_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
