@@ -106,16 +106,15 @@ def check_config(config: ConfigDict) -> None:
     That is an unknown or missing key, a value that its option may not have, one that no chosen module
     uses, and a file that is not there. Imports the modules of `config.imports` first.
     """
+    expected = all_keys()  # What default_config() had: an import below may bring more, at their defaults.
     import_modules(config.get("imports", ()))
     given, known = flatten(config), all_keys()
     for key in given:
         if key not in known:
             raise ConfigError(f"config.{key} is not a key of the config{did_you_mean(key, known)}")
-    missing = [key for key in known if key not in given]
+    missing = [key for key in expected if key not in given]
     if missing:
-        raise ConfigError(
-            f"config.{missing[0]} is missing: start from default_config(), after importing what it is of"
-        )
+        raise ConfigError(f"config.{missing[0]} is missing: start from default_config()")
     values = sections(config)
     _check_network(given, values)
     _check_pretrained(values.pretrained.pretrained)
@@ -137,10 +136,10 @@ def sections(config: ConfigDict) -> Sections:
     except OptionError as error:
         raise ConfigError(f"config.model.{error}") from error
     known = all_keys()
-    weights = {}
-    for term, value in _without(config.loss, declared(Loss)).items():
-        if f"loss.{term}" in known:
-            weights[term] = _checked(known[f"loss.{term}"], value, f"config.loss.{term}")
+    weights = {
+        term: _checked(known[f"loss.{term}"], config.loss.get(term, what.weight), f"config.loss.{term}")
+        for term, what in models.all_loss_terms().items()
+    }
     return Sections(
         run=read_sections[""],
         data=read_sections["data"],
@@ -181,11 +180,11 @@ def _check_network(given: Mapping[str, Any], values: Sections) -> None:
 
     known = models.all_options()
     try:
-        models.check_used({key: given[f"model.{key}"] for key in known})
+        models.check_used({key: given[f"model.{key}"] for key in known if f"model.{key}" in given})
     except OptionError as error:
         raise ConfigError(f"config.model.{error}") from error
     for term, what in models.all_loss_terms().items():
-        value = given[f"loss.{term}"]
+        value = given.get(f"loss.{term}", what.weight)
         if term not in values.loss and value != what.weight:
             raise ConfigError(
                 f"config.loss.{term}={value!r}: the chosen network has no such term of the loss; "

@@ -128,9 +128,19 @@ def test_it_trains_evaluates_and_is_exported(run, streets_dir, tmp_path):
     assert arrays["head.coarse.weight"].shape == (8, 64, 1, 1)
     assert {"head.classify_fine.bias", "head.norm.running_mean", "pretrained.conv1.weight"} <= arrays.keys()
 
-    (tmp_path / "again.py").write_text(CONFIG.format(data_dir=str(streets_dir)))
+    # A config that knows nothing of the head, which is named on the command line.
+    plain = CONFIG.format(data_dir=str(streets_dir)).replace("import two_stage_head", "")
+    dropped = ("config.imports", "config.model.name", "config.model.inner", "config.loss.fine")
+    lines = [line for line in plain.splitlines() if not line.strip().startswith(dropped)]
+    (tmp_path / "plain.py").write_text("\n".join(lines))
+    own = ["--config.imports=('two_stage_head',)", "--config.model.name=two_stage"]
+    done = run("train", "--config=plain.py", "--workdir=again", *own)
+    assert done.returncode == 0, done.stderr
+    assert run("evaluate", "--workdir=again").returncode == 0
+
     weights = f"--config.model.pretrained={tmp_path / 'mine.safetensors'}"
-    assert run("train", "--config=again.py", "--workdir=again", weights).returncode == 0
+    done = run("train", "--config=mine.py", "--workdir=from_weights", weights)
+    assert done.returncode == 0, done.stderr
 
     done = run("evaluate", "--workdir=run", path=False)
     assert done.returncode == 2
