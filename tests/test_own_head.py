@@ -91,17 +91,16 @@ def get_config():
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "two_stage_head.py").write_text(MODULE)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
-    def run(*argv, path=True):
-        if not path:
-            environment["PYTHONPATH"] = str(ROOT)
+    # `python -m` looks for modules in the folder that it is started in, as for any user's script.
+    def run(*argv, folder=tmp_path):
         return subprocess.run(
             [sys.executable, "-m", "dpanet_jax", *argv],
             capture_output=True,
             text=True,
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
         )
 
@@ -142,7 +141,7 @@ def test_it_trains_evaluates_and_is_exported(run, streets_dir, tmp_path):
     done = run("train", "--config=mine.py", "--workdir=from_weights", weights)
     assert done.returncode == 0, done.stderr
 
-    done = run("evaluate", "--workdir=run", path=False)
+    done = run("evaluate", f"--workdir={tmp_path / 'run'}", folder=ROOT)
     assert done.returncode == 2
     assert "config.imports: the module two_stage_head cannot be imported" in done.stderr
 

@@ -31,6 +31,8 @@ def small_config(tiny_config):
         config.model.output_stride = 8
         config.training.steps = 20
         config.model.update(options)
+        if config.model.name == "fcn":
+            config.model.reduce_channels = 512  # its default: an FCN has no branches
         if config.model.backbone.startswith("resnest"):
             # Its batch norm over one value an image is ill-conditioned with a few images.
             config.training.batch_size = 8
