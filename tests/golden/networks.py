@@ -63,7 +63,7 @@ def batches() -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(1)
     extent = np.full((BATCH, 2), (33, 41), np.int32)
     extent[1] = 30, 37
-    made = []
+    made: list[dict[str, np.ndarray]] = []
     for _ in range(STEPS):
         image = rng.integers(0, 256, (BATCH, 33, 41, 3)).astype(np.uint8)
         label = rng.choice([*range(NUM_CLASSES), 255], (BATCH, 33, 41)).astype(np.uint8)
