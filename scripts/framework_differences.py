@@ -45,6 +45,7 @@ def running_variance(batch: int, size: int) -> Pair:
     x = RNG.normal(size=(batch, size, size, 16))
     norm = torch.nn.BatchNorm2d(16).double()
     norm(nchw(x))
+    assert norm.running_var is not None
     theirs = norm.running_var.numpy()
 
     def kept(variance: str) -> Any:
@@ -104,7 +105,9 @@ def max_pool_gradient() -> Pair:
     def gradient(pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return jax.grad(lambda x: (pool(x) * weight).sum())(jnp.asarray(x))
 
-    return relative(gradient(library), nhwc(leaf.grad)), relative(gradient(max_pool), nhwc(leaf.grad))
+    assert leaf.grad is not None
+    theirs = nhwc(leaf.grad)
+    return relative(gradient(library), theirs), relative(gradient(max_pool), theirs)
 
 
 def shortcut_pool() -> Pair:
