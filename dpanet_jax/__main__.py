@@ -190,11 +190,21 @@ def prepare(argv: list[str]) -> None:
         _string(values, "data_dir", _DATA_DIR)
         flags.DEFINE_list("imports", [], "modules that register data sets of your own", flag_values=values)
         flags.DEFINE_boolean("overwrite", False, "prepare it again", flag_values=values)
+        _string(values, "image_suffix", "what image names end in and label names do not, as _leftImg8bit")
+        _string(values, "label_suffix", "what label names end in and image names do not, as _mask")
 
     values = _parse("prepare", argv, define)
     _required(values, "dataset")
     config_lib.import_modules(values.imports)
-    print(prepare_dataset(values.dataset, values.data_dir, source=values.source, overwrite=values.overwrite))
+    given = {name: values[name].value for name in ("image_suffix", "label_suffix")}
+    prepared = prepare_dataset(
+        values.dataset,
+        values.data_dir,
+        source=values.source,
+        overwrite=values.overwrite,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    print(prepared)
 
 
 def train(argv: list[str]) -> None:
