@@ -266,20 +266,31 @@ def predict(argv: list[str]) -> None:
     def define(values: flags.FlagValues, argv: list[str]) -> None:
         _model_flags(values, "the run whose model predicts")
         _protocol_flags(values)
-        _string(values, "input", "an image, or a folder of them")
+        _string(values, "input", "an image or a video, or a folder of them")
         _string(values, "output", "a folder for ids/, color/ and overlay/")
+        flags.DEFINE_boolean(
+            "train_ids",
+            False,
+            "write ids as the network has them, not as the label files",
+            flag_values=values,
+        )
 
     values = _parse("predict", argv, define)
     _required(values, "workdir", "input", "output")
-    from dpanet_jax.data import images
+    from dpanet_jax.data import finder
     from dpanet_jax.evaluation import predict as predict_lib
 
-    found = images.find(paths.local(values.input))
     output = paths.local(values.output)
-    predict_lib.check_output(output)
+    found = finder.find(paths.local(values.input), leave_out=predict_lib.earlier_outputs(output))
+    predict_lib.check_output(output, found)
     model = _trained(values, values.base_size, values.protocol)
-    predict_lib.predict_files(model, found, output, progress=_with_progress("image"))
-    print(f"{len(found)} images: ids, color and overlay are in {output}")
+    predicted = predict_lib.predict_files(
+        model, found, output, progress=_with_progress("image"), train_ids=values.train_ids
+    )
+    if predicted.images or predicted.videos:
+        videos = f" and {predicted.videos} videos" if predicted.videos else ""
+        print(f"{predicted.images} images{videos}: ids, color and overlay are in {output}")
+    predicted.require_all()
 
 
 def compare(argv: list[str]) -> None:

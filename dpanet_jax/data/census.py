@@ -88,7 +88,7 @@ class Census:
         if left_out:
             advice = f"name the row of id {left_out[0]} background, where it is named ignore"
         return (
-            f"{self._classes.names[0]!r} is the only class, so there is nothing to tell apart; in classes.csv, "
+            f"{self._classes.names[0]!r} is the only class: there is nothing to tell apart; in classes.csv, "
             + advice
         )
 
