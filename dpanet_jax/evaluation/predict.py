@@ -120,10 +120,10 @@ def predict_files(
 ) -> Predicted:
     """Writes for each file of `found` (what `data.finder.find` returns) ids, colours and overlay.
 
-    They lie under `output`, as this module says. The ids are those of the label files, `classes.raw_ids`; with
-    `train_ids` those of the network, 0 to K-1. A file that cannot be read is left out, and named in what is
-    returned. `progress` wraps an iterable with an item for each image, and one for each video with an item for
-    each frame. Raises OSError where an output cannot be written.
+    They lie under `output`, as this module says. The ids are those of the label files, `classes.raw_ids`;
+    with `train_ids` those of the network, 0 to K-1. A file that cannot be read is left out, and named in what
+    is returned. `progress` wraps an iterable with an item for each image, and one for each video with an item
+    for each frame. Raises OSError where an output cannot be written.
     """
     done = Predicted()
     to_id = np.arange(len(model.classes), dtype=np.uint8) if train_ids else model.classes.raw_ids

@@ -113,7 +113,7 @@ def truncated_jpeg(source):
 
 def not_an_image(source):
     (source / "labels/val/0000.png").write_text("not a picture")
-    return "labels/val/0000.png: not a PNG or JPEG image"
+    return "labels/val/0000.png: not a PNG, JPEG, BMP, TIFF or WebP image"
 
 
 def unknown_id(source):
@@ -125,18 +125,19 @@ def unknown_id(source):
 
 
 def colour_label(source):
-    Image.new("RGB", (32, 24)).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: pixels of kind RGB; a label must be an 8-bit grey or palette PNG"
+    Image.new("RGB", (32, 24), (9, 8, 7)).save(source / "labels/val/0000.png")
+    return r"labels/val/0000.png: colour \(9, 8, 7\), at x=0, y=0, is not in classes.csv"
 
 
 def deep_label(source):
-    Image.new("I;16", (32, 24)).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: pixels of kind I;16"
+    Image.fromarray(np.full((24, 32), 700, np.uint16)).save(source / "labels/val/0000.png")
+    return "labels/val/0000.png: label id 700; ids are 0 to 255"
 
 
 def shallow_label(source):
-    Image.new("1", (32, 24)).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: pixels of kind 1-bit grey"
+    (source / "classes.csv").write_text("name,red,green,blue,id\na,1,2,3,0\nb,4,5,6,2\nc,7,8,9,3\n")
+    Image.new("1", (32, 24), 1).save(source / "labels/val/0000.png")
+    return "labels/val/0000.png: label id 1 is not one of the 3 classes"
 
 
 def jpeg_label(source):
@@ -145,8 +146,8 @@ def jpeg_label(source):
 
 
 def deep_image(source):
-    Image.new("I;16", (32, 24)).save(source / "images/val/0000.png")
-    return "images/val/0000.png: pixels of kind I;16; save it as 8-bit RGB"
+    Image.new("F", (32, 24)).save(source / "images/val/0000.png", format="TIFF")
+    return "images/val/0000.png: pixels of kind F, fractions"
 
 
 def lone_image(source):
@@ -229,7 +230,7 @@ def test_prepared_already(tmp_path, make_folder):
     assert {path: path.stat().st_mtime_ns for path in first.path.iterdir()} == records
     with pytest.raises(ValueError, match="was prepared from .*source; use --overwrite to replace it"):
         prepare("folder", tmp_path / "data", other, quiet=True)
-    with pytest.raises(ValueError, match="folder takes no option num_train"):
+    with pytest.raises(ValueError, match="folder: num_train is not an option; the options are image_suffix"):
         prepare("folder", tmp_path / "data", source, quiet=True, num_train=3)
 
 
@@ -244,7 +245,7 @@ def test_overwrite_replaces_and_keeps_the_old_one_on_failure(tmp_path, make_fold
     make_folder(source, counts=(("train", 7), ("val", 3)))
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dpanet_jax.data.storage._grey_png",
+            "dpanet_jax.data.storage.SegmentationBuilder._label",
             lambda *_: (error for error in ()).throw(OSError("disk full")),
         )
         with pytest.raises(OSError, match="disk full"):
@@ -261,13 +262,13 @@ def test_overwrite_replaces_and_keeps_the_old_one_on_failure(tmp_path, make_fold
 _KILLED = """
     import os, signal, sys
     from dpanet_jax.data import prepare, storage
-    calls, read = [], storage._grey_png
+    calls, read = [], storage.SegmentationBuilder._label
     def die_at_third(*arguments):
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(*arguments)
-    storage._grey_png = die_at_third
+    storage.SegmentationBuilder._label = die_at_third
     prepare.prepare("folder", sys.argv[1], sys.argv[2], overwrite=len(sys.argv) > 3, quiet=True)
 """
 
@@ -383,7 +384,7 @@ def test_quiet_prints_nothing(tmp_path, make_folder, make_camvid, dataset, capfd
 def test_without_quiet_the_work_is_shown(tmp_path, capfd):
     prepare("streets", tmp_path, num_train=1, num_val=1, size=(16, 16))
     shown = capfd.readouterr()
-    assert shown.out == ""
+    assert "streets: labelled pixels" in shown.out and "note: train has not one pixel of" in shown.out
     for work in ("drawing streets", "checking", "writing"):
         assert work in shown.err
 
