@@ -1,6 +1,8 @@
 """What a source's files hold, counted: labelled pixels by class and split, and what can only go wrong."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,27 @@ _DARK = 16
 _NAMED = 5
 
 
+@dataclasses.dataclass
+class Seen:
+    """What one pair of files holds, and what is wrong with it.
+
+    size: (height, width) as viewers show the image. digest and image_digest: of both files' content, and the
+    image's. raw_counts: (256,) pixels of each id, None without a label. rewritten: the files that are not
+    stored as they are. turned: whether an EXIF orientation was applied. extrema: the smallest and the largest
+    value, of 8 bits. extra_channels: whether the image has channels that are not read.
+    """
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    digest: bytes = b""
+    image_digest: bytes = b""
+    raw_counts: np.ndarray | None = None
+    rewritten: list[Path] = dataclasses.field(default_factory=list)
+    turned: bool = False
+    extrema: tuple[int, int] = (0, 255)
+    extra_channels: bool = False
+
+
 class Census:
     """Counts what `check` has read, one pair of files at a time."""
 
@@ -28,26 +51,22 @@ class Census:
         self._flat: dict[str, list[Pair]] = {}
         self._turned: dict[str, list[Pair]] = {}
         self._brightest: dict[str, int] = {}
+        self._channels: dict[str, list[Pair]] = {}
 
-    def add(
-        self,
-        split: str,
-        pair: Pair,
-        raw_counts: np.ndarray | None,
-        image_digest: bytes,
-        extrema: tuple[int, int],
-        turned: bool,
-    ) -> None:
-        """raw_counts: (256,) pixels of each id, None without a label. extrema: of the image's values."""
-        if raw_counts is not None:
-            self._raw[split] = self._raw.get(split, np.zeros(256, np.int64)) + raw_counts
+    def add(self, split: str, pair: Pair, seen: Seen) -> None:
+        """Counts one pair of a split."""
+        if seen.raw_counts is not None:
+            self._raw[split] = self._raw.get(split, np.zeros(256, np.int64)) + seen.raw_counts
         self._images[split] = self._images.get(split, 0) + 1
-        self._brightest[split] = max(self._brightest.get(split, 0), extrema[1])
-        if extrema[0] == extrema[1]:
-            self._flat.setdefault(split, []).append(pair)
-        if turned:
-            self._turned.setdefault(split, []).append(pair)
-        first_split, first = self._first_seen.setdefault(image_digest, (split, pair))
+        self._brightest[split] = max(self._brightest.get(split, 0), seen.extrema[1])
+        for odd, pairs in (
+            (seen.extrema[0] == seen.extrema[1], self._flat),
+            (seen.turned, self._turned),
+            (seen.extra_channels, self._channels),
+        ):
+            if odd:
+                pairs.setdefault(split, []).append(pair)
+        first_split, first = self._first_seen.setdefault(seen.image_digest, (split, pair))
         if first_split != split:
             self._twice.setdefault((first_split, split), []).append((first, pair))
 
@@ -110,22 +129,23 @@ class Census:
     def notes(self) -> list[str]:
         """What is odd and may be meant, one line each."""
         lines = pixel_notes(self._classes.names, self.pixels())
-        for split, pairs in self._turned.items():
-            lines.append(
-                f"{split}: {len(pairs)} images have an EXIF orientation and are turned as viewers show them, "
-                f"such as {pairs[0].image}"
-            )
+        for split, count in self._images.items():
+            for words, found in (
+                ("with an EXIF orientation, turned as viewers show them", self._turned),
+                ("with more channels than grey or RGB, which are left out", self._channels),
+                ("of one flat value", self._flat),
+            ):
+                if pairs := found.get(split):
+                    lines.append(
+                        f"{split}: images {words}: {len(pairs)} of {count}, such as {pairs[0].image}"
+                    )
         for (first, second), both in self._twice.items():
             lines.append(
-                f"{len(both)} images of {second} are also in {first}, such as {both[0][1].image} "
-                f"({both[0][0].image}): scores on {second} say less for it"
+                f"{second}: images that are also in {first}: {len(both)}, such as {both[0][1].image} "
+                f"({both[0][0].image}); scores on {second} say less for it"
             )
         for split, count in self._images.items():
             flat = self._flat.get(split, [])
-            if flat:
-                lines.append(
-                    f"{split}: {len(flat)} of {count} images are of one flat value, such as {flat[0].image}"
-                )
             if self._brightest[split] < _DARK and len(flat) < count:
                 lines.append(
                     f"{split}: no image has a value above {self._brightest[split]} of 255. 16-bit values are "

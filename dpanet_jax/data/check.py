@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dpanet_jax.data import images, labels
-from dpanet_jax.data.census import Census
+from dpanet_jax.data.census import Census, Seen
 from dpanet_jax.data.labels import LabelProblem, Meaning
 from dpanet_jax.data.listing import Listing, Pair
 from dpanet_jax.progress import progress_bar
@@ -28,20 +28,6 @@ class Contents:
     fingerprint: str
     rewritten: frozenset[Path]
     census: Census
-
-
-@dataclasses.dataclass
-class _Seen:
-    """What one pair of files holds, and what is wrong with it."""
-
-    problems: list[str] = dataclasses.field(default_factory=list)
-    size: tuple[int, int] = (0, 0)
-    digest: bytes = b""
-    image_digest: bytes = b""
-    raw_counts: np.ndarray | None = None
-    rewritten: list[Path] = dataclasses.field(default_factory=list)
-    turned: bool = False
-    extrema: tuple[int, int] = (0, 255)
 
 
 def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]]:
@@ -65,15 +51,15 @@ def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, li
             problems += seen.problems
             rewritten += seen.rewritten
             sizes[split].append(seen.size)
-            census.add(split, pair, seen.raw_counts, seen.image_digest, seen.extrema, seen.turned)
+            census.add(split, pair, seen)
             digest.update(f"{split}/{pair.name}\0".encode("utf-8", "surrogateescape") + seen.digest)
     if not problems and not listing.problems:
         problems = census.problems()
     return Contents(sizes, digest.hexdigest(), frozenset(rewritten), census), problems
 
 
-def _check_pair(pair: Pair, meaning: Meaning) -> _Seen:
-    seen = _Seen()
+def _check_pair(pair: Pair, meaning: Meaning) -> Seen:
+    seen = Seen()
     digest = hashlib.sha256()
     image, encoded = _decode(pair.image, seen.problems)
     seen.image_digest = hashlib.sha256(encoded).digest()
@@ -83,6 +69,7 @@ def _check_pair(pair: Pair, meaning: Meaning) -> _Seen:
         seen.turned = images.orientation(image) > 1
         upright = images.upright(image)
         seen.size = (upright.height, upright.width)
+        seen.extra_channels = images.has_channels_left_out(image)
         try:
             images.require_readable(image, pair.image)
             seen.extrema = _extrema(image)

@@ -151,6 +151,8 @@ def read_classes(path: str | Path) -> Classes:
         (ignored if row.is_ignored else classes).append(row)
     if not classes:
         raise ClassesError(f"{path}: no class below the header")
+    if len(classes) > IGNORE_LABEL:
+        raise ClassesError(f"{path}: {len(classes)} classes, of at most {IGNORE_LABEL}")
     return Classes.from_ids(
         [row.name for row in classes],
         [row.color for row in classes],
@@ -189,7 +191,8 @@ def _rows(path: Path) -> list[_Row]:
     if missing or unknown or len(columns) < len(header):
         what = "has a column twice"
         if missing or unknown:
-            what = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
+            extra = ", ".join(name or "(a column without a name)" for name in unknown)
+            what = f"lacks {', '.join(missing)}" if missing else f"has unknown {extra}"
         raise ClassesError(
             f"{path}, line {header_line}: the header {what}; it must be name,red,green,blue"
             f" with an optional id{_separator(header)}"
@@ -203,8 +206,8 @@ def _rows(path: Path) -> list[_Row]:
             )
         name = unicodedata.normalize("NFC", cells[columns["name"]])
         raw_id = _byte(cells[columns["id"]], "id", where) if "id" in columns else number
-        if not name:
-            raise ClassesError(f"{where}: a class needs a name")
+        if not name or "\0" in name:
+            raise ClassesError(f"{where}: a class needs a name" + ", not zeros" * bool(name))
         if raw_id > 255:
             raise ClassesError(f"{where}: a label file holds ids 0 to 255, so no more than 256 rows")
         red, green, blue = (_byte(cells[columns[c]], c, where) for c in ("red", "green", "blue"))

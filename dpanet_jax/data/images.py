@@ -27,6 +27,7 @@ FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 _MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "1")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
+_EXTRA_SAMPLES = 338
 # A page of a TIFF that is the same picture, smaller (bit 0), or its mask (bit 2).
 _NEW_SUBFILE_TYPE, _NO_PICTURE_OF_ITS_OWN = 254, 1 | 4
 # 2 GiB: more than an image of Pillow's limit has in any form.
@@ -108,8 +109,6 @@ def decode(encoded: bytes, name: object) -> Image.Image:
         image = _reader(encoded[:16])(io.BytesIO(encoded))
     except _NotRead as error:
         raise ImageError(f"{name}: not a {FORMATS} image{_what_it_is(encoded)}") from error
-    except SyntaxError as error:  # Pillow's word for a header that makes no sense.
-        raise ImageError(f"{name}: not a {FORMATS} image") from error
     except Exception as error:  # A damaged file makes Pillow raise errors of any type.
         raise ImageError(f"{name}: unreadable ({_words(error)})") from error
     most = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
@@ -238,6 +237,11 @@ def require_readable(image: Image.Image, name: object) -> None:
             f"{name}: pixels of kind {image.mode}, {kind.get(image.mode, 'which has no RGB')}; "
             "save it as RGB or grey of 8 or 16 bits"
         )
+
+
+def has_channels_left_out(image: Image.Image) -> bool:
+    """Whether a TIFF has channels beside grey or RGB that are not said to be alpha: they are not read."""
+    return isinstance(image, TiffImageFile) and 0 in image.tag_v2.get(_EXTRA_SAMPLES, ())
 
 
 def is_plain(image: Image.Image) -> bool:

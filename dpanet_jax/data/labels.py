@@ -120,7 +120,9 @@ def _grey(label: Image.Image, encoded: bytes) -> np.ndarray:
         deep = np.asarray(label)
         wrong = deep[(deep < 0) | (deep > 255)]
         if wrong.size:
-            raise LabelProblem(f"label id {wrong[0]}; ids are 0 to 255")
+            raise LabelProblem(
+                f"label id {wrong[0]}; ids are 0 to 255, and 255 is for pixels without a class"
+            )
         return deep.astype(np.uint8)
     raise LabelProblem(
         f"pixels of kind {label.mode}; a label holds whole numbers, the ids of the classes, or their colours"
@@ -165,12 +167,13 @@ def _of_colors(pixels: np.ndarray, meaning: Meaning) -> np.ndarray:
             f"colour ({red}, {green}, {blue}) is that of the ids {several} in {meaning.where}; give "
             "each its own"
         )
-    row, column = np.argwhere(packed == colors[0])[0]
     more = f" and {len(colors) - 1} more are" if len(colors) > 1 else " is"
     problem = (
-        f"colour ({red}, {green}, {blue}), at x={column}, y={row},{more} not in {meaning.where}; "
-        "a label holds ids in grey, or the very colours of the classes"
+        f"colour ({red}, {green}, {blue}){more} not in {meaning.where}; a label holds ids in grey, or the "
+        "very colours of the classes"
     )
+    if (blue, green, red) in meaning.colors:
+        problem += f". ({blue}, {green}, {red}) is: the file was written in the order BGR"
     if len(colors) > _MANY:
         problem += ". So many are made by smoothing or lossy compression: write the label without"
     raise LabelProblem(problem)

@@ -13,6 +13,8 @@ from dpanet_jax.errors import DPANetError
 
 SPLITS = ("train", "val", "test")
 REQUIRED_SPLITS = ("train", "val")
+# So many files with the same thing wrong are said in one line.
+_ALIKE = 4
 
 
 class DataError(DPANetError, ValueError):
@@ -23,11 +25,27 @@ class DataError(DPANetError, ValueError):
         if len(problems) == 1:
             super().__init__(f"{source}: {problems[0]}")
             return
+        gathered = _gathered(problems)
         lines = [f"{source}: {len(problems)} problems"]
-        lines += [f"  {problem}" for problem in problems[:shown]]
-        if len(problems) > shown:
-            lines.append(f"  and {len(problems) - shown} more")
+        lines += [f"  {text}" for text, _ in gathered[:shown]]
+        if len(gathered) > shown:
+            lines.append(f"  and {sum(count for _, count in gathered[shown:])} more")
         super().__init__("\n".join(lines))
+
+
+def _gathered(problems: Sequence[str]) -> list[tuple[str, int]]:
+    """(text, problems that it stands for): what is wrong with many files in the same words is said once."""
+    by_words: dict[str, list[str]] = {}
+    for problem in problems:
+        by_words.setdefault(problem.partition(": ")[2], []).append(problem)
+    gathered = []
+    for words, alike in by_words.items():
+        if words and len(alike) >= _ALIKE:
+            first = alike[0].partition(": ")[0]
+            gathered.append((f"{first} and {len(alike) - 1} more: {words}", len(alike)))
+        else:
+            gathered += [(problem, 1) for problem in alike]
+    return gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +128,7 @@ def list_folders(
             continue
         if absent and not (optional and absent == [label_folder]):
             listing.problems += [
-                f"{folder}: no such folder{_other_name(folder)}{hint(split)}"
+                f"{folder}: no such folder{other_name(folder)}{hint(split)}"
                 for folder in dict.fromkeys(absent)
             ]
             continue
@@ -122,16 +140,14 @@ def list_folders(
         listing.splits[split] = [Pair(*names) for names in matched]
 
 
-# What others call the folder of a split.
-_OTHER_NAMES = {
-    "train": ("training", "Train", "Training", "TRAIN"),
-    "val": ("valid", "validation", "Val", "Validation", "dev"),
-    "test": ("testing", "Test"),
-}
+# What others call a split, in small letters.
+_OTHER_NAMES = {"train": ("training",), "val": ("valid", "validation", "dev"), "test": ("testing",)}
 
 
-def _other_name(folder: Path) -> str:
-    for name in _OTHER_NAMES.get(folder.name, ()):
-        if (folder.parent / name).is_dir():
-            return f", but {folder.parent / name} is there: rename it to {folder.name}"
+def other_name(path: Path) -> str:
+    """What is said of a split's folder or list that is there under another name, or in capitals."""
+    for other in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
+        alike = (path.stem, *_OTHER_NAMES.get(path.stem, ()))
+        if other.suffix == path.suffix and other.stem.lower() in alike and other != path:
+            return f", but {other} is there: rename it to {path.name}"
     return ""

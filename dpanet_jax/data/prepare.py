@@ -123,7 +123,9 @@ def prepare(
     if kind.draw is not None:
         kind.draw(files, kind.options and kind.options(**chosen), quiet)
     if not files.is_dir():
-        raise DataError(files, ["no such folder; --source names the folder with the files"])
+        there = "a file; unpack it, and name the folder" if files.is_file() else "no such folder; --source"
+        there += " with --source" if files.is_file() else " names the folder with the files"
+        raise DataError(files, [there])
     takes_options = kind.options is not None and kind.draw is None
     listing = kind.list_source(files, *([kind.options(**chosen)] if takes_options and kind.options else []))
     contents, problems = check_source(listing, quiet=quiet)

@@ -150,13 +150,13 @@ def test_an_image_in_two_splits_is_said(tmp_path):
         tmp_path / "source", half, image=lambda split, i: pictures[i if split == "train" else i + 1]
     )
     (note,) = prepare("folder", tmp_path / "data", root, quiet=True).notes
-    assert note.startswith("2 images of val are also in train, such as ") and "images/val/0.png" in note
+    assert note.startswith("val: images that are also in train: 2, such as ") and "images/val/0.png" in note
 
 
 def test_flat_and_dark_images_are_said(tmp_path):
     root = source(tmp_path / "source", half, image=lambda _, i: np.full((4, 6), 7 + i, np.uint8))
     notes = prepare("folder", tmp_path / "data", root, quiet=True).notes
-    assert any(note.startswith("train: 3 of 3 images are of one flat value") for note in notes)
+    assert any(note.startswith("train: images of one flat value: 3 of 3, such as ") for note in notes)
 
 
 def test_pixels_of_12_bits_in_files_of_16_are_said(tmp_path):

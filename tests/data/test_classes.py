@@ -81,6 +81,12 @@ def test_read_classes_takes_an_id_column_and_rows_to_ignore(tmp_path):
         ("name;red;green;blue\na;1;2;3\n", "line 1: .*semicolons separate its values, where commas must"),
         ("name\tred\tgreen\tblue\na\t1\t2\t3\n", "line 1: .*tabs separate its values"),
         ("name,red,green,blue\na;1;2;3\n", "line 2: 1 values, .*semicolons separate"),
+        (",name,red,green,blue\n0,a,1,2,3\n", r"has unknown \(a column without a name\)"),
+        ("name,red,green,blue\na\0b,1,2,3\n", "line 2: a class needs a name, not zeros"),
+        (
+            "name,red,green,blue\n" + "".join(f"{i},1,2,3\n" for i in range(256)),
+            "256 classes, of at most 255",
+        ),
         ("name,red,r,green,blue\na,1,1,2,3\n", "line 1: the header has a column twice"),
         ("name,red,green,blue\nroad,1,2,1e2\n", "line 2: blue must be a whole number"),
     ],

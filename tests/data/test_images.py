@@ -120,6 +120,47 @@ def test_16_bit_png_of_every_kind(tmp_path, channels, color_type):
     assert images.read_image(tmp_path / "x.png")[0, :, 0].tolist() == [0, 0, 1, 156, 255]
 
 
+def channels_tiff(path, pixels, extra=()):
+    """An uncompressed TIFF of any number of channels, which Pillow does not write."""
+    height, width, channels = pixels.shape
+    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    photometric = 2 if channels >= 3 else 1
+    tags = [(256, [width]), (257, [height]), (258, [8 * pixels.itemsize] * channels), (259, [1])]
+    tags += [(262, [photometric]), (273, None), (277, [channels]), (278, [height]), (279, [len(data)])]
+    tags += [(338, list(extra))] * bool(extra)
+    after = 8 + 2 + 12 * len(tags) + 4
+    long = b"".join(struct.pack(f"<{len(v)}H", *v) for _, v in tags if v and len(v) > 2)
+    entries, at = b"", after
+    for tag, values in tags:
+        values = [after + len(long)] if values is None else values
+        raw = struct.pack(f"<{len(values)}H", *values)
+        if len(raw) > 4:
+            at, raw = at + len(raw), struct.pack("<I", at)
+        entries += struct.pack("<HHI", tag, 3, len(values)) + raw.ljust(4, b"\0")
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    path.write_bytes(head + entries + bytes(4) + long + data)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("channels", "extra"), [(1, ()), (2, (0,)), (3, ()), (4, (0,)), (4, (2,)), (5, (0, 0))]
+)
+def test_tiff_of_several_channels(tmp_path, dtype, channels, extra):
+    """The first three are read, of 16 bits the upper eight; the others are known to be left out."""
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (4, 5, channels)).astype(dtype)
+    channels_tiff(tmp_path / "x.tif", pixels, extra)
+    expected = pixels[..., :3] if channels >= 3 else np.repeat(pixels[..., :1], 3, -1)
+    shift = 8 * (dtype().itemsize - 1)
+    try:
+        read = images.read_image(tmp_path / "x.tif")
+    except images.ImageError as error:
+        assert "\n" not in str(error) and (channels, dtype) in [(2, np.uint16), (5, np.uint16)]
+        return
+    np.testing.assert_array_equal(read, expected >> shift)
+    decoded = images.decode((tmp_path / "x.tif").read_bytes(), "x")
+    assert images.has_channels_left_out(decoded) == (0 in extra)
+
+
 def test_what_has_several_pictures_is_refused_but_not_a_pyramid(tmp_path):
     picture = Image.fromarray(COLORS)
     picture.save(tmp_path / "x.tif", save_all=True, append_images=[picture])

@@ -109,6 +109,11 @@ def test_a_colour_of_two_classes():
         read(Image.new("RGB", (2, 2), (5, 6, 7)), meaning=meaning)
 
 
+def test_colours_in_the_order_of_opencv():
+    with pytest.raises(LabelProblem, match=r"\(10, 20, 30\) is: the file was written in the order BGR"):
+        read(Image.new("RGB", (2, 2), (30, 20, 10)))
+
+
 def test_smoothed_colours():
     rng = np.random.default_rng(0)
     with pytest.raises(LabelProblem, match="more are not in classes.csv.*made by smoothing") as problem:

@@ -159,6 +159,7 @@ def test_images_of_other_suffixes_are_found(tmp_path, make_folder, suffix):
 
 LAYOUTS = {
     ("JPEGImages", "SegmentationClass"): "as Pascal VOC: rename JPEGImages to images",
+    ("SegmentationClass",): "as CVAT writes it: ",
     ("img_dir", "ann_dir"): "as for mmsegmentation: rename img_dir to images",
     ("leftImg8bit", "gtFine"): "as Cityscapes: .*--image_suffix=_leftImg8bit",
     ("train/_classes.csv",): "as by Roboflow: ",
@@ -180,6 +181,37 @@ def test_a_split_by_another_name(tmp_path, make_folder):
         (tmp_path / kind / "val").rename(tmp_path / kind / "validation")
     problems = list_folder(tmp_path).problems
     assert f"but {tmp_path / 'images/validation'} is there: rename it to val" in problems[0]
+
+
+def test_folders_in_capitals_or_one_too_deep(tmp_path, make_folder):
+    make_folder(tmp_path / "a")
+    (tmp_path / "a/images").rename(tmp_path / "a/Images")
+    with pytest.raises(
+        DataError, match=r"images: no such folder, but .*/Images is there: rename it to images"
+    ):
+        list_folder(tmp_path / "a")
+    make_folder(tmp_path / "b")
+    (tmp_path / "b/images").rename(tmp_path / "b/x")
+    (tmp_path / "b/images").mkdir()
+    (tmp_path / "b/x").rename(tmp_path / "b/images/images")
+    assert "images/images is there: take the folder between away" in list_folder(tmp_path / "b").problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("class_dict.csv", "rename it"), ("labelmap.txt", "make it of that")]
+)
+def test_a_classes_file_by_another_name(tmp_path, make_folder, name, words):
+    make_folder(tmp_path)
+    (tmp_path / "classes.csv").rename(tmp_path / name)
+    with pytest.raises(DataError, match=f"classes.csv: no such file; .*; {name} is there: {words}"):
+        list_folder(tmp_path)
+
+
+def test_a_list_by_another_name(tmp_path, make_folder):
+    lists(tmp_path, make_folder, "x/0\n")
+    (tmp_path / "val.txt").rename(tmp_path / "valid.txt")
+    (problem,) = list_folder(tmp_path).problems
+    assert problem.endswith(f"but {tmp_path / 'valid.txt'} is there: rename it to val.txt")
 
 
 def test_a_file_where_a_folder_should_be(tmp_path, make_folder):

@@ -199,6 +199,107 @@ def test_all_problems_are_collected_and_ten_are_shown(tmp_path, make_folder):
     assert len(error.value.problems) == 13
 
 
+def test_what_is_wrong_with_many_files_is_said_once(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    for path in (source / "images").rglob("*.png"):
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DataError) as error:
+        prepare("folder", tmp_path / "data", source, quiet=True)
+    first, line = str(error.value).splitlines()
+    assert first == f"{source}: 8 problems" and len(error.value.problems) == 8
+    assert line.startswith(f"  {source / 'images/train/0000.png'} and 7 more: not a PNG")
+
+
+def test_an_archive_for_a_source(tmp_path):
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="data.zip: a file; unpack it, and name the folder with --source"):
+        prepare("folder", tmp_path / "data", tmp_path / "data.zip", quiet=True)
+
+
+def test_names_that_are_not_text(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    odd = os.fsdecode(b"caf\xe9")
+    for kind in ("images", "labels"):
+        (source / kind / "val/0000.png").rename(source / kind / "val" / f"{odd}.png")
+    prepare("folder", tmp_path / "data", source, quiet=True)
+    assert [e["name"] for e in open_split("folder", "val", tmp_path / "data")] == ["0001", "0002", odd]
+
+
+@pytest.mark.parametrize("form", ["TIFF", "BMP", "WEBP", "turned", "deep", "CMYK"])
+def test_images_of_every_kind_are_stored_for_the_pipeline(tmp_path, make_folder, form):
+    """What it reads is what a reader of the file itself gives, and stored are PNG and JPEG alone."""
+    source = make_folder(tmp_path / "source")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    path = source / "images/train/0000.png"
+    path.unlink()
+    expected = pixels
+    if form == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 8  # Viewers turn it by 90 degrees to the left.
+        Image.fromarray(np.rot90(pixels, -1)).save(path, exif=exif)
+    elif form == "deep":
+        deep = rng.integers(0, 2**16, (24, 32)).astype(np.uint16)
+        Image.fromarray(deep).save(path)
+        expected = np.repeat((deep // 256)[..., None], 3, -1)
+    elif form == "CMYK":
+        Image.fromarray(pixels).convert("CMYK").save(path.with_suffix(".tif"))
+        expected = np.asarray(Image.fromarray(pixels).convert("CMYK").convert("RGB"))
+    else:
+        suffix = {"TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp"}[form]
+        Image.fromarray(pixels).save(
+            path.with_suffix(suffix), **({"lossless": True} if form == "WEBP" else {})
+        )
+    prepare("folder", tmp_path / "data", source, quiet=True)
+    split = open_split("folder", "train", tmp_path / "data")
+    np.testing.assert_array_equal(split[0]["image"], expected)
+    assert split.sizes[0] == (24, 32)
+    assert split._source[0]["image"][:4] == b"\x89PNG"
+    assert split._source[1]["image"] == (source / "images/train/0001.png").read_bytes()
+
+
+def test_an_orientation_that_the_label_does_not_have(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = source / "images/train/0000.png"
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(DataError) as error:
+        prepare("folder", tmp_path / "data", source, quiet=True)
+    text = str(error.value)
+    assert (
+        "0000.png is 24x32 and" in text and "0000.png is 32x24: sizes differ. The EXIF orientation 6" in text
+    )
+    assert "exiftool -Orientation=" in text and "\n" not in text
+
+
+def test_an_orientation_that_is_applied_is_said(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = source / "images/train/0000.png"
+    Image.open(path).save(path, exif=exif)
+    (note,) = [n for n in prepare("folder", tmp_path / "data", source, quiet=True).notes if "EXIF" in n]
+    assert (
+        note
+        == f"train: 1 images have an EXIF orientation and are turned as viewers show them, such as {path}"
+    )
+
+
+def test_a_data_set_of_an_earlier_version_is_read_as_it_was(tmp_path, make_folder):
+    """It stored photos as they came, and their labels had to lie as the stored pixels do."""
+    source = make_folder(tmp_path / "source")
+    prepare("folder", tmp_path / "data", source, quiet=True)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = source / "images/train/0000.png"
+    pixels = np.asarray(Image.open(path))
+    Image.fromarray(pixels).save(path, exif=exif)
+    split = open_split("folder", "train", tmp_path / "data")
+    split._source = [split._source[0] | {"image": path.read_bytes()}]
+    np.testing.assert_array_equal(split[0]["image"], pixels)
+
+
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [

@@ -23,8 +23,17 @@ suffix of the labels is given, they lie beside the images.
 from pathlib import Path
 
 from dpanet_jax.data import finder, pairing
-from dpanet_jax.data.classes import ClassesError, read_classes, read_label_colors
-from dpanet_jax.data.listing import REQUIRED_SPLITS, SPLITS, DataError, DataSet, Listing, Pair, list_folders
+from dpanet_jax.data.classes import ClassesError, ClassesFileNotFound, read_classes, read_label_colors
+from dpanet_jax.data.listing import (
+    REQUIRED_SPLITS,
+    SPLITS,
+    DataError,
+    DataSet,
+    Listing,
+    Pair,
+    list_folders,
+    other_name,
+)
 from dpanet_jax.data.pairing import Found, Suffixes
 
 # How others lay out what this is to be: what is there, and what to do.
@@ -33,6 +42,11 @@ _LAYOUTS = (
         ("JPEGImages", "SegmentationClass"),
         "it is laid out as Pascal VOC: rename JPEGImages to images and SegmentationClass to labels, and copy "
         "ImageSets/Segmentation/train.txt and val.txt here",
+    ),
+    (
+        ("SegmentationClass",),
+        "SegmentationClass is there, as CVAT writes it: rename it to labels, put the images in images, and "
+        "copy ImageSets/Segmentation/default.txt to train.txt and val.txt, as they are to be split",
     ),
     (
         ("img_dir", "ann_dir"),
@@ -64,7 +78,7 @@ def list_folder(source: Path, options: Suffixes | None = None) -> Listing:
     if suffixes.label_suffix and not labels.exists():
         labels = source / "images"
     problems = [
-        f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}"
+        f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}{other_name(folder)}"
         for folder in dict.fromkeys((source / "images", labels))
         if not folder.is_dir()
     ]
@@ -72,6 +86,8 @@ def list_folder(source: Path, options: Suffixes | None = None) -> Listing:
         problems += _advice(source)
     try:
         classes, colors = read_classes(source / "classes.csv"), read_label_colors(source / "classes.csv")
+    except ClassesFileNotFound as error:
+        problems.append(f"{error}{_other_classes_file(source)}")
     except ClassesError as error:
         problems.append(str(error))
     if problems:
@@ -81,13 +97,24 @@ def list_folder(source: Path, options: Suffixes | None = None) -> Listing:
     if any((source / f"{split}.txt").exists() for split in SPLITS):
         _from_lists(source, labels, suffixes, listing)
     else:
+        inner = source / "images/images"
+        nested = f"; {inner} is there: take the folder between away" if inner.is_dir() else ""
         list_folders(
             listing,
             {split: (source / "images" / split, labels / split) for split in SPLITS},
-            hint=lambda split: f", and no {source / split}.txt",
+            hint=lambda split: f", and no {source / split}.txt{nested}",
             suffixes=suffixes,
         )
     return listing
+
+
+def _other_classes_file(source: Path) -> str:
+    names = ("class_dict", "classes", "labels", "labelmap", "label_map", "_classes", "obj", "palette")
+    for path in sorted(source.iterdir()) if source.is_dir() else ():
+        if path.stem.lower() in names and path.suffix.lower() in (".csv", ".txt", ".json", ".names"):
+            done = "rename it" if path.stem.lower() == "class_dict" else "make it of that"
+            return f"; {path.name} is there: {done}"
+    return ""
 
 
 def _advice(source: Path) -> list[str]:
@@ -113,7 +140,7 @@ def _from_lists(source: Path, label_folder: Path, suffixes: Suffixes, listing: L
         path = source / f"{split}.txt"
         if not path.exists():
             if split in REQUIRED_SPLITS:
-                problems.append(f"{path}: no such file, while another split has a list")
+                problems.append(f"{path}: no such file, while another split has a list{other_name(path)}")
             continue
         listed = names.read(path)
         if listed is None:
