@@ -288,8 +288,9 @@ def predict(argv: list[str]) -> None:
         model, found, output, progress=_with_progress("image"), train_ids=values.train_ids
     )
     if predicted.images or predicted.videos:
-        videos = f" and {predicted.videos} videos" if predicted.videos else ""
-        print(f"{predicted.images} images{videos}: ids, color and overlay are in {output}")
+        counts = {"image": predicted.images, "video": predicted.videos}
+        done = " and ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
+        print(f"{done}: ids, color and overlay are in {output}")
     predicted.require_all()
 
 

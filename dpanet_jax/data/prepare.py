@@ -14,6 +14,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,10 @@ _REPLACED = ".replaced"
 
 class PreparedElsewhere(DPANetError, BlockingIOError):
     """Another process prepares the same data set at the moment."""
+
+
+class NotWritten(DPANetError, OSError):
+    """The disk is full, or would not take the records for another reason that the text names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +105,7 @@ def prepare(
     Raises DataError (a ValueError) that lists all that is wrong with the source, before anything is
     written; UsageError (a ValueError) for an unknown data set or option, or when the folder that is prepared
     came from another source, or the streets from other options; PreparedElsewhere (a BlockingIOError) when
-    another process prepares the same data set.
+    another process prepares the same data set; NotWritten (an OSError) where the disk is full.
     """
     name, config = split_name(dataset)
     kind = DATASETS[name]
@@ -254,10 +259,17 @@ def _store(
                 config=config,
                 progress=bar.update,
             )
-            builder.download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
+            try:
+                builder.download_and_prepare(
+                    file_format="array_record",
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
+            except RuntimeError as error:
+                # ArrayRecord has no type of its own for what the system says: only its words tell.
+                reason = re.search(r"(?:write|open|close|fsync)\(\) failed: ([^;]*)", str(error))
+                if reason is None:
+                    raise
+                raise NotWritten(f"{target}: not written ({reason[1]}); nothing of it is left") from error
         if target.is_dir():
             target.rename(replaced)
         Path(builder.data_dir).rename(target)

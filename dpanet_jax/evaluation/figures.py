@@ -89,7 +89,16 @@ def comparison(kept: Iterable[Kept], classes: Classes, width: int = 320) -> np.n
 
 
 def save(picture: np.ndarray, path: Path) -> Path:
-    """Writes a PNG, whole or not at all: uint8 (H, W, 3) in colour or (H, W) in grey. Returns `path`."""
-    with paths.replacing(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, format="PNG")
+    """Writes a PNG, whole or not at all: uint8 (H, W, 3) in colour or (H, W) in grey. Returns `path`.
+
+    Raises OSError naming the file.
+    """
+    try:
+        with paths.replacing(path) as unfinished:
+            Image.fromarray(picture).save(unfinished, format="PNG")
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        # A full disk is said of a write, which knows of no name.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return path

@@ -212,6 +212,25 @@ def test_what_is_wrong_with_many_files_is_said_once(tmp_path, make_folder):
     assert line.startswith(f"  {source / 'images/train/0000.png'} and 7 more: not a PNG")
 
 
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source", counts=(("train", 40), ("val", 3)))
+    script = """
+        import resource, sys
+        from dpanet_jax.__main__ import main
+        from dpanet_jax.data import storage
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        source, data = sys.argv[1:]
+        sys.exit(main(["prepare", "--dataset=folder", f"--source={source}", f"--data_dir={data}"]))
+    """
+    done = run_script(script, source, tmp_path / "data")
+    target = dataset_dir("folder", tmp_path / "data")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"dpanet_jax: {target}: not written (File too large); nothing of it is left"
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in target.parent.iterdir()] == [".lock"]
+
+
 def test_an_archive_for_a_source(tmp_path):
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match="data.zip: a file; unpack it, and name the folder with --source"):
