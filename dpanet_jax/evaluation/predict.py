@@ -137,9 +137,10 @@ def predict_files(
                 labels.size, _write, targets, image, labels, model.classes, to_id, found[name], done
             )
 
-        for _ in progress(_Sized(_predict_images(model, stills, finish, done), len(stills))):
-            pass
-        writers.finish()
+        if stills:
+            for _ in progress(_Sized(_predict_images(model, stills, finish, done), len(stills))):
+                pass
+            writers.finish()
         for name, path in found.items():
             if is_video(path):
                 _predict_video(model, path, _targets(name, path, roots), to_id, writers, progress, done)
