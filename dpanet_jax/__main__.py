@@ -190,11 +190,21 @@ def prepare(argv: list[str]) -> None:
         _string(values, "data_dir", _DATA_DIR)
         flags.DEFINE_list("imports", [], "modules that register data sets of your own", flag_values=values)
         flags.DEFINE_boolean("overwrite", False, "prepare it again", flag_values=values)
+        _string(values, "image_suffix", "what image names end in and label names do not, as _leftImg8bit")
+        _string(values, "label_suffix", "what label names end in and image names do not, as _mask")
 
     values = _parse("prepare", argv, define)
     _required(values, "dataset")
     config_lib.import_modules(values.imports)
-    print(prepare_dataset(values.dataset, values.data_dir, source=values.source, overwrite=values.overwrite))
+    given = {name: values[name].value for name in ("image_suffix", "label_suffix")}
+    prepared = prepare_dataset(
+        values.dataset,
+        values.data_dir,
+        source=values.source,
+        overwrite=values.overwrite,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    print(prepared)
 
 
 def train(argv: list[str]) -> None:
@@ -256,20 +266,32 @@ def predict(argv: list[str]) -> None:
     def define(values: flags.FlagValues, argv: list[str]) -> None:
         _model_flags(values, "the run whose model predicts")
         _protocol_flags(values)
-        _string(values, "input", "an image, or a folder of them")
+        _string(values, "input", "an image or a video, or a folder of them")
         _string(values, "output", "a folder for ids/, color/ and overlay/")
+        flags.DEFINE_boolean(
+            "train_ids",
+            False,
+            "write ids as the network has them, not as the label files",
+            flag_values=values,
+        )
 
     values = _parse("predict", argv, define)
     _required(values, "workdir", "input", "output")
-    from dpanet_jax.data import images
+    from dpanet_jax.data import finder
     from dpanet_jax.evaluation import predict as predict_lib
 
-    found = images.find(paths.local(values.input))
     output = paths.local(values.output)
-    predict_lib.check_output(output)
+    found = finder.find(paths.local(values.input), leave_out=predict_lib.earlier_outputs(output))
+    predict_lib.check_output(output, found)
     model = _trained(values, values.base_size, values.protocol)
-    predict_lib.predict_files(model, found, output, progress=_with_progress("image"))
-    print(f"{len(found)} images: ids, color and overlay are in {output}")
+    predicted = predict_lib.predict_files(
+        model, found, output, progress=_with_progress("image"), train_ids=values.train_ids
+    )
+    if predicted.images or predicted.videos:
+        counts = {"image": predicted.images, "video": predicted.videos}
+        done = " and ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
+        print(f"{done}: ids, color and overlay are in {output}")
+    predicted.require_all()
 
 
 def compare(argv: list[str]) -> None:

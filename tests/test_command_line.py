@@ -180,7 +180,7 @@ def test_predict_names_a_file_that_is_no_image(workdir, tmp_path, capsys):
         f"--output={tmp_path / 'o'}",
     ]
     assert main(argv) == 1
-    assert "bad.png: not a PNG or JPEG image" in capsys.readouterr().err
+    assert "bad.png: not a PNG, JPEG, BMP, TIFF or WebP image" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_is_no_error():
@@ -292,3 +292,87 @@ def test_the_protocol_asked_for_is_run_reported_and_filed(workdir, monkeypatch, 
     assert counts[:, 0].sum() == counts.sum() > 0
     assert own.read_bytes() == before
     assert not dpanet_jax.load(workdir, protocol="first_class").predict(np.ones((8, 8, 3), np.uint8)).any()
+
+
+def test_predict_goes_on_past_a_bad_file(workdir, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "c.jpg"):
+        Image.new("RGB", (32, 16), (90, 90, 90)).save(tmp_path / "in" / name)
+    (tmp_path / "in/b.png").write_text("not an image")
+    argv = [
+        "predict",
+        f"--workdir={workdir}",
+        f"--input={tmp_path / 'in'}",
+        f"--output={tmp_path / 'in/out'}",
+    ]
+    for _ in range(2):  # Its own output is no input, the second time.
+        assert main(argv) == 1
+        captured = capsys.readouterr()
+        assert f"2 images: ids, color and overlay are in {tmp_path / 'in/out'}" in captured.out
+        assert "1 of 3 files could not be predicted\n" in captured.err
+        assert f"  {tmp_path / 'in/b.png'}: not a PNG" in captured.err
+    assert sorted(path.name for path in (tmp_path / "in/out/ids").iterdir()) == ["a.png", "c.png"]
+
+
+def test_ids_of_predict_are_those_of_load_by_the_label_files_numbers(workdir, tmp_path, monkeypatch):
+    from dpanet_jax.data.datasets.cityscapes import CITYSCAPES
+    from dpanet_jax.evaluation.trained import TrainedModel
+
+    made = TrainedModel.__init__
+
+    def with_raw_ids(self, *arguments):
+        made(self, *arguments)
+        self.classes = CITYSCAPES
+
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    monkeypatch.setattr(TrainedModel, "__init__", with_raw_ids)
+    train_ids = dpanet_jax.load(workdir).predict(pixels)
+    argv = ["predict", f"--workdir={workdir}", f"--input={tmp_path / 'x.png'}"]
+    assert main([*argv, f"--output={tmp_path / 'raw'}"]) == 0
+    assert main([*argv, f"--output={tmp_path / 'train'}", "--train_ids"]) == 0
+    published = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    with Image.open(tmp_path / "raw/ids/x.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), np.array(published)[train_ids])
+    with Image.open(tmp_path / "train/ids/x.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), train_ids)
+
+
+def test_small_images_in_batches_have_the_labels_that_they_have_one_by_one(workdir, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(11):
+        size = (24, 40) if i < 9 else (32, 32)
+        image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"in/{i}.png")
+    argv = ["predict", f"--workdir={workdir}", "--train_ids"]
+    assert main([*argv, f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]) == 0
+    model = dpanet_jax.load(workdir)
+    for i in range(11):
+        with Image.open(tmp_path / f"in/{i}.png") as image, Image.open(tmp_path / f"out/ids/{i}.png") as ids:
+            np.testing.assert_array_equal(np.asarray(ids), model.predict(np.asarray(image)))
+
+
+def test_prepare_takes_suffixes_and_says_what_it_found(tmp_path, capsys):
+    for split in ("train", "val"):
+        for kind, tail, pixels in (("images", "", (20, 40, 60)), ("labels", "_mask", 0)):
+            folder = tmp_path / "source" / kind / split
+            folder.mkdir(parents=True)
+            picture = Image.new("RGB" if kind == "images" else "L", (8, 8), pixels)
+            picture.putpixel((3, 4 if split == "val" else 5), 1 if kind == "labels" else (200, 0, 0))
+            picture.save(folder / f"x{tail}.png")
+    (tmp_path / "source/classes.csv").write_text("name,red,green,blue\na,1,2,3\nb,4,5,6\nc,7,8,9\n")
+    argv = [
+        "prepare",
+        "--dataset=folder",
+        f"--source={tmp_path / 'source'}",
+        f"--data_dir={tmp_path / 'data'}",
+    ]
+    assert main(argv) == 1
+    assert "give --label_suffix=_mask" in capsys.readouterr().err
+    assert main([*argv, "--label_suffix=_mask"]) == 0
+    out = capsys.readouterr().out
+    assert "folder: labelled pixels" in out and "folder prepared: 1 train, 1 val, 3 classes" in out
+    assert "note: train has not one pixel of 'c': the network cannot learn it\n" in out
+    assert main(["prepare", "--dataset=streets", "--label_suffix=_mask"]) == 2
+    assert "streets: label_suffix is not an option" in capsys.readouterr().err

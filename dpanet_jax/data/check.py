@@ -9,19 +9,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dpanet_jax.data import images
+from dpanet_jax.data import images, labels
+from dpanet_jax.data.census import Census, Seen
+from dpanet_jax.data.labels import LabelProblem, Meaning
 from dpanet_jax.data.listing import Listing, Pair
 from dpanet_jax.progress import progress_bar
-
-_PNG_BIT_DEPTH_BYTE = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a source holds: the (height, width) of every example, and a fingerprint of it all."""
+    """What a source holds.
+
+    sizes: the (height, width) of every example, by split. fingerprint: of it all. rewritten: the files that
+    are not stored as they are, but as PNG. census: what has been counted.
+    """
 
     sizes: dict[str, list[tuple[int, int]]]
     fingerprint: str
+    rewritten: frozenset[Path]
+    census: Census
 
 
 def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]]:
@@ -33,73 +39,95 @@ def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, li
     jobs = [(split, pair) for split, pairs in listing.splits.items() for pair in pairs]
     workers = min(16, os.cpu_count() or 1)
     problems: list[str] = []
+    rewritten: list[Path] = []
     sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in listing.splits}
+    census = Census(listing.classes)
     digest = hashlib.sha256(repr(listing.classes.to_dict()).encode())
+    meaning = listing.meaning()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda job: _check_pair(job[1], listing), jobs)
+        results = pool.map(lambda job: _check_pair(job[1], meaning), jobs)
         bar = progress_bar(results, total=len(jobs), desc="checking", unit="image", disable=quiet)
-        for (split, pair), (found, size, pair_digest) in zip(jobs, bar, strict=True):
-            problems += found
-            sizes[split].append(size)
-            digest.update(f"{split}/{pair.name}\0".encode() + pair_digest)
-    return Contents(sizes, digest.hexdigest()), problems
+        for (split, pair), seen in zip(jobs, bar, strict=True):
+            problems += seen.problems
+            rewritten += seen.rewritten
+            sizes[split].append(seen.size)
+            census.add(split, pair, seen)
+            digest.update(f"{split}/{pair.name}\0".encode("utf-8", "surrogateescape") + seen.digest)
+    if not problems and not listing.problems:
+        problems = census.problems()
+    return Contents(sizes, digest.hexdigest(), frozenset(rewritten), census), problems
 
 
-def _check_pair(pair: Pair, listing: Listing) -> tuple[list[str], tuple[int, int], bytes]:
-    problems: list[str] = []
+def _check_pair(pair: Pair, meaning: Meaning) -> Seen:
+    seen = Seen()
     digest = hashlib.sha256()
-    image, encoded = _decode(pair.image, problems)
-    digest.update(hashlib.sha256(encoded).digest())
+    image, encoded = _decode(pair.image, seen.problems)
+    seen.image_digest = hashlib.sha256(encoded).digest()
+    digest.update(seen.image_digest)
+    upright = None
     if image is not None:
+        seen.turned = images.orientation(image) > 1
+        upright = images.upright(image)
+        seen.size = (upright.height, upright.width)
+        seen.extra_channels = images.has_channels_left_out(image)
         try:
-            images.require_8_bits(image, pair.image)
+            images.require_readable(image, pair.image)
+            seen.extrema = _extrema(image)
+            if not images.is_plain(image):
+                seen.rewritten.append(pair.image)
+                digest.update(b"as PNG")
         except images.ImageError as error:
-            problems.append(str(error))
+            seen.problems.append(str(error))
     if pair.label is not None:
-        label, encoded = _decode(pair.label, problems)
+        label, encoded = _decode(pair.label, seen.problems)
         digest.update(hashlib.sha256(encoded).digest())
         if label is not None:
-            problems += _label_problems(pair.label, label, encoded, listing)
-        if image is not None and label is not None and image.size != label.size:
-            problems.append(
-                f"{pair.image} is {_size(image)} and {pair.label} is {_size(label)}: sizes differ"
-            )
-    height_width = (image.height, image.width) if image is not None else (0, 0)
-    return problems, height_width, digest.digest()
+            try:
+                ids = labels.raw_ids(label, encoded, meaning)
+                seen.raw_counts = np.bincount(ids.ravel(), minlength=256)
+                if not labels.is_stored_as_it_is(label, encoded):
+                    seen.rewritten.append(pair.label)
+            except LabelProblem as problem:
+                seen.problems.append(f"{pair.label}: {problem}")
+        if image is not None and label is not None and upright is not None and upright.size != label.size:
+            seen.problems.append(_sizes_differ(pair, image, upright, label))
+    seen.digest = digest.digest()
+    return seen
 
 
 def _decode(path: Path, problems: list[str]) -> tuple[Image.Image | None, bytes]:
     try:
-        encoded = path.read_bytes()
+        encoded = images.read_bytes(path)
         return images.decode(encoded, path), encoded
     except images.ImageError as error:
         problems.append(str(error))
     except OSError as error:
-        problems.append(f"{path}: unreadable ({error})")
+        problems.append(f"{path}: unreadable ({error.strerror or error})")
     return None, b""
 
 
-def _label_problems(path: Path, label: Image.Image, encoded: bytes, listing: Listing) -> list[str]:
-    if label.format != "PNG":
-        return [f"{path}: a {label.format} file; labels must be PNG, which is lossless"]
-    # Pillow stretches grey of 1, 2 or 4 bits to 0..255, which would change the ids.
-    shallow = label.mode != "P" and encoded[_PNG_BIT_DEPTH_BYTE] < 8
-    if label.mode not in ("L", "P") or shallow:
-        kind = f"{encoded[_PNG_BIT_DEPTH_BYTE]}-bit grey" if shallow else label.mode
-        return [
-            f"{path}: pixels of kind {kind}; a label must be an 8-bit grey or palette PNG of class"
-            " ids, not colours"
-        ]
-    # tobytes gives a palette image's indices, which are the ids, where a conversion gives colours.
-    ids = np.flatnonzero(np.bincount(np.frombuffer(label.tobytes(), np.uint8), minlength=256))
-    unknown = ids[~listing.classes.known[ids]]
-    if unknown.size:
-        listed = ", ".join(map(str, unknown[:8])) + ", …" * (unknown.size > 8)
-        problem = f"{path}: label id {listed} is not one of the {len(listing.classes)} classes or ignored"
-        if listing.classes_file:
-            problem += f"; a row named ignore in {listing.classes_file.name} leaves an id out"
-        return [problem]
-    return []
+def _extrema(image: Image.Image) -> tuple[int, int]:
+    """The smallest and the largest value of any channel, on the scale of 8 bits; a palette's are not told."""
+    if image.mode in ("P", "PA", "CMYK", "YCbCr"):
+        return 0, 255
+    if image.mode in images.DEEP_MODES:
+        deep = np.asarray(image)
+        return int(deep.min()) >> 8, int(deep.max()) >> 8
+    bands = image.getextrema()
+    pairs = bands if isinstance(bands[0], tuple) else (bands,)
+    colored = pairs[: {"LA": 1, "RGBA": 3, "RGBX": 3}.get(image.mode)]
+    return min(int(low) for low, _ in colored), max(int(high) for _, high in colored)
+
+
+def _sizes_differ(pair: Pair, image: Image.Image, upright: Image.Image, label: Image.Image) -> str:
+    problem = f"{pair.image} is {_size(upright)} and {pair.label} is {_size(label)}: sizes differ"
+    if upright.size != image.size and image.size == label.size:
+        problem += (
+            f". The EXIF orientation {images.orientation(image)} of the image is the cause: viewers show it "
+            f"as {_size(upright)}, and the label was drawn on the {_size(image)} that are stored; remove the "
+            "orientation from the image (exiftool -Orientation= FILE), or turn the label"
+        )
+    return problem
 
 
 def _size(image: Image.Image) -> str:

@@ -5,12 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpanet_jax.data import images
+from dpanet_jax.data import pairing
 from dpanet_jax.data.classes import Classes
+from dpanet_jax.data.labels import Color, Meaning
+from dpanet_jax.data.pairing import Suffixes
 from dpanet_jax.errors import DPANetError
 
 SPLITS = ("train", "val", "test")
 REQUIRED_SPLITS = ("train", "val")
+# So many files with the same thing wrong are said in one line.
+_ALIKE = 4
 
 
 class DataError(DPANetError, ValueError):
@@ -21,11 +25,27 @@ class DataError(DPANetError, ValueError):
         if len(problems) == 1:
             super().__init__(f"{source}: {problems[0]}")
             return
+        gathered = _gathered(problems)
         lines = [f"{source}: {len(problems)} problems"]
-        lines += [f"  {problem}" for problem in problems[:shown]]
-        if len(problems) > shown:
-            lines.append(f"  and {len(problems) - shown} more")
+        lines += [f"  {text}" for text, _ in gathered[:shown]]
+        if len(gathered) > shown:
+            lines.append(f"  and {sum(count for _, count in gathered[shown:])} more")
         super().__init__("\n".join(lines))
+
+
+def _gathered(problems: Sequence[str]) -> list[tuple[str, int]]:
+    """(text, problems that it stands for): what is wrong with many files in the same words is said once."""
+    by_words: dict[str, list[str]] = {}
+    for problem in problems:
+        by_words.setdefault(problem.partition(": ")[2], []).append(problem)
+    gathered = []
+    for words, alike in by_words.items():
+        if words and len(alike) >= _ALIKE:
+            first = alike[0].partition(": ")[0]
+            gathered.append((f"{first} and {len(alike) - 1} more: {words}", len(alike)))
+        else:
+            gathered += [(problem, 1) for problem in alike]
+    return gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +61,20 @@ class Pair:
 class Listing:
     """The examples of every split, in the order they are stored, and what was wrong in matching.
 
-    classes_file: where a user says what the classes are, if a user does.
+    classes_file: where a user says what the classes are, if a user does. label_colors: {colour: the ids that
+    have it} for labels that are pictures in colours; None: the classes' own.
     """
 
     classes: Classes
     classes_file: Path | None = None
+    label_colors: Mapping[Color, Sequence[int]] | None = None
     splits: dict[str, list[Pair]] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
+
+    def meaning(self) -> Meaning:
+        """What the pixels of the label files may be."""
+        file_name = self.classes_file.name if self.classes_file else ""
+        return Meaning.of(self.classes, self.label_colors, file_name)
 
     def unlabelled(self) -> list[str]:
         """The splits whose examples have no labels."""
@@ -60,7 +87,8 @@ class Listing:
 class DataSet:
     """One kind of data set: how its source becomes a Listing, and what `prepare` must know to get there.
 
-    list_source: the folder with the files → Listing; raises DataError where it is no such source.
+    list_source: the folder with the files → Listing; raises DataError where it is no such source. It is
+    handed the options too, where there are options and no `draw` that takes them.
     classes: the classes, where they are the same for every source; None: the source says.
     has_configs: whether NAME/CONFIG keeps several apart, because every user has others of their own.
     options: a dataclass of the options that `prepare` takes, see `dpanet_jax.options`.
@@ -68,7 +96,7 @@ class DataSet:
     None: `prepare` must be given one.
     """
 
-    list_source: Callable[[Path], Listing]
+    list_source: Callable[..., Listing]
     classes: Classes | None = None
     has_configs: bool = False
     options: type | None = None
@@ -80,52 +108,46 @@ class DataSet:
         return self.draw is None
 
 
-def files_by_name(folder: Path, suffixes: Sequence[str], problems: list[str]) -> dict[str, Path]:
-    """`images.files_below`; what is wrong goes to `problems`."""
-    found, wrong = images.files_below(folder, suffixes)
-    problems += wrong
-    return found
-
-
-def match(
-    image_files: Mapping[str, Path],
-    label_files: Mapping[str, Path],
-    problems: list[str],
-    may_lack_labels: bool = False,
-) -> list[Pair]:
-    """Pairs images and labels of the same name; a lone one of either kind is a problem.
-
-    may_lack_labels: images alone are a split without labels, where there is no label at all.
-    """
-    if may_lack_labels and not label_files:
-        return [Pair(name, path, None) for name, path in image_files.items()]
-    problems += [
-        f"{image_files[name]}: image without a label" for name in image_files if name not in label_files
-    ]
-    problems += [
-        f"{label_files[name]}: label without an image" for name in label_files if name not in image_files
-    ]
-    return [Pair(name, image_files[name], label_files[name]) for name in image_files if name in label_files]
-
-
 def list_folders(
-    listing: Listing, folders: Mapping[str, tuple[Path, Path]], hint: Callable[[str], str] = lambda split: ""
+    listing: Listing,
+    folders: Mapping[str, tuple[Path, Path]],
+    hint: Callable[[str], str] = lambda split: "",
+    suffixes: Suffixes | None = None,
 ) -> None:
     """Fills `listing` from a folder of images and one of labels for every split.
 
-    folders: {split: (images, labels)}. `train` and `val` need both. Another split is left out where neither
-    is there, and has no labels where its labels are not. hint: what is said after a missing folder's name.
+    folders: {split: (images, labels)}; both may be the same folder, where the labels have a suffix. `train`
+    and `val` need both. Another split is left out where neither is there, and has no labels where its labels
+    are not. hint: what is said after a missing folder's name.
     """
+    suffixes = suffixes or Suffixes()
     for split, (image_folder, label_folder) in folders.items():
         optional = split not in REQUIRED_SPLITS
         absent = [folder for folder in (image_folder, label_folder) if not folder.is_dir()]
         if optional and len(absent) == 2:
             continue
         if absent and not (optional and absent == [label_folder]):
-            listing.problems += [f"{folder}: no such folder{hint(split)}" for folder in absent]
+            listing.problems += [
+                f"{folder}: no such folder{other_name(folder)}{hint(split)}"
+                for folder in dict.fromkeys(absent)
+            ]
             continue
-        image_files = files_by_name(image_folder, images.IMAGE_SUFFIXES, listing.problems)
-        label_files = {} if absent else files_by_name(label_folder, images.LABEL_SUFFIXES, listing.problems)
-        if not image_files and not label_files:
+        image_files = pairing.find_images(image_folder, suffixes, listing.problems)
+        label_files = None if absent else pairing.find_labels(label_folder, suffixes, listing.problems)
+        if not image_files.files and not image_files.unread and not (label_files and label_files.files):
             listing.problems.append(f"{image_folder}: no image in it, so the split is empty")
-        listing.splits[split] = match(image_files, label_files, listing.problems, may_lack_labels=optional)
+        matched = pairing.match(image_files, label_files, listing.problems, may_lack_labels=optional)
+        listing.splits[split] = [Pair(*names) for names in matched]
+
+
+# What others call a split, in small letters.
+_OTHER_NAMES = {"train": ("training",), "val": ("valid", "validation", "dev"), "test": ("testing",)}
+
+
+def other_name(path: Path) -> str:
+    """What is said of a split's folder or list that is there under another name, or in capitals."""
+    for other in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
+        alike = (path.stem, *_OTHER_NAMES.get(path.stem, ()))
+        if other.suffix == path.suffix and other.stem.lower() in alike and other != path:
+            return f", but {other} is there: rename it to {path.name}"
+    return ""

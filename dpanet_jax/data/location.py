@@ -67,13 +67,15 @@ def read_metadata(target: Path) -> dict[str, Any]:
     """What `prepare` stored beside the records.
 
     classes: see `Classes.to_dict`. fingerprint: text. sizes: {split: (height, width) of every example}.
-    unlabelled: the splits without labels. source: the folder that it was made from. options: those of the
-    data set. Raises DataError where it is not whole.
+    unlabelled: the splits without labels. pixels: labelled pixels by split and class, or None where they were
+    not counted. notes: texts. source: the folder that it was made from. options: those of the data set.
+    Raises DataError where it is not whole.
     """
     try:
         metadata = json.loads((target / "metadata.json").read_text(encoding="utf-8"))
-        # Data sets of before splits could lack labels do not say which ones do.
-        whole = {"unlabelled": []} | {
+        # Data sets of earlier versions do not say which splits lack labels,
+        # nor what their labels hold.
+        whole = {"unlabelled": [], "pixels": None, "notes": []} | {
             key: metadata[key] for key in ("classes", "fingerprint", "sizes", "source", "options")
         }
         return whole | metadata

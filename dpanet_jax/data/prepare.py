@@ -14,6 +14,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,9 +24,10 @@ from absl import logging as absl_logging
 
 from dpanet_jax import options as options_lib
 from dpanet_jax import paths
+from dpanet_jax.data.census import print_table
 from dpanet_jax.data.check import check_source
 from dpanet_jax.data.datasets import DATASETS
-from dpanet_jax.data.listing import DataError, DataSet, Pair
+from dpanet_jax.data.listing import DataError, DataSet, Listing
 from dpanet_jax.data.location import (
     dataset_dir,
     prepare_command,
@@ -34,7 +36,7 @@ from dpanet_jax.data.location import (
     split_name,
 )
 from dpanet_jax.errors import DPANetError, UsageError
-from dpanet_jax.progress import progress_bar
+from dpanet_jax.progress import is_main_process, progress_bar
 
 _STAGING = ".incomplete"
 _REPLACED = ".replaced"
@@ -44,12 +46,17 @@ class PreparedElsewhere(DPANetError, BlockingIOError):
     """Another process prepares the same data set at the moment."""
 
 
+class NotWritten(DPANetError, OSError):
+    """The disk is full, or would not take the records for another reason that the text names."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """What `prepare` did: `str()` of it is the line to print.
 
     already: nothing was written, the data set was there. splits: examples by split. unlabelled: the splits
-    without labels.
+    without labels. pixels: {split: {"classes": labelled pixels of each class, "ignored": pixels}}; None for a
+    data set of before they were counted. notes: what is odd in the source and may be meant.
     """
 
     dataset: str
@@ -57,8 +64,15 @@ class Prepared:
     already: bool
     splits: dict[str, int]
     unlabelled: tuple[str, ...]
-    num_classes: int
+    class_names: tuple[str, ...]
     fingerprint: str
+    pixels: Mapping[str, Mapping[str, Any]] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
 
     def __str__(self) -> str:
         counts = ", ".join(
@@ -84,13 +98,14 @@ def prepare(
     dataset: a name in `datasets.DATASETS`, such as "streets", "camvid" or "folder"; "folder/NAME" keeps
     several apart. data_dir: TFDS's default without it. source: the folder with the files; for streets, where
     its images are kept (default data_dir/downloads/streets). options: those of the data set, such as
-    num_train, num_val, size and seed of streets. overwrite: replace what is there, once the new one is
-    complete. quiet: print nothing.
+    num_train, num_val, size and seed of streets, or image_suffix and label_suffix of a folder. overwrite:
+    replace what is there, once the new one is complete. quiet: print nothing; else a table of the labelled
+    pixels by class and split, and the notes.
 
     Raises DataError (a ValueError) that lists all that is wrong with the source, before anything is
     written; UsageError (a ValueError) for an unknown data set or option, or when the folder that is prepared
     came from another source, or the streets from other options; PreparedElsewhere (a BlockingIOError) when
-    another process prepares the same data set.
+    another process prepares the same data set; NotWritten (an OSError) where the disk is full.
     """
     name, config = split_name(dataset)
     kind = DATASETS[name]
@@ -102,7 +117,10 @@ def prepare(
         with _lock(target):
             _put_back(target)
     if target.is_dir() and not overwrite:
-        return _already_prepared(dataset, target, files, chosen if options else {})
+        given = {key: chosen[key] for key in options}
+        prepared = _already_prepared(dataset, target, files, chosen if kind.draw and given else given)
+        _show(prepared, quiet)
+        return prepared
     if files is None and kind.needs_source:
         raise UsageError(f"{dataset} needs its files: {prepare_command(dataset, data_dir)}")
 
@@ -110,8 +128,11 @@ def prepare(
     if kind.draw is not None:
         kind.draw(files, kind.options and kind.options(**chosen), quiet)
     if not files.is_dir():
-        raise DataError(files, ["no such folder; --source names the folder with the files"])
-    listing = kind.list_source(files)
+        there = "a file; unpack it, and name the folder" if files.is_file() else "no such folder; --source"
+        there += " with --source" if files.is_file() else " names the folder with the files"
+        raise DataError(files, [there])
+    takes_options = kind.options is not None and kind.draw is None
+    listing = kind.list_source(files, *([kind.options(**chosen)] if takes_options and kind.options else []))
     contents, problems = check_source(listing, quiet=quiet)
     if listing.problems or problems:
         raise DataError(files, listing.problems + problems)
@@ -123,10 +144,24 @@ def prepare(
         "unlabelled": listing.unlabelled(),
         "source": str(files.resolve()),
         "options": chosen,
+        "pixels": contents.census.pixels(),
+        "notes": contents.census.notes(),
     }
     with _lock(target):
-        _store(name, config, listing.splits, metadata, target, quiet)
-    return _summary(dataset, target, already=False)
+        _store(name, config, listing, contents.rewritten, metadata, target, quiet)
+    prepared = _summary(dataset, target, already=False)
+    _show(prepared, quiet)
+    return prepared
+
+
+def _show(prepared: Prepared, quiet: bool) -> None:
+    """The table of pixels and the notes, from the main process; nothing where `quiet`."""
+    if quiet or not is_main_process():
+        return
+    if prepared.pixels:
+        print_table(prepared.class_names, prepared.pixels, f"{prepared.dataset}: labelled pixels")
+    for note in prepared.notes:
+        print(f"note: {note.encode('utf-8', 'backslashreplace').decode()}")
 
 
 def _read_options(dataset: str, kind: DataSet, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +183,10 @@ def _already_prepared(
     is_users_own = DATASETS[name].has_configs
     if source is not None and is_users_own and str(source.resolve()) != metadata["source"]:
         differs.append(f"from {metadata['source']}")
-    stored = {key: metadata["options"].get(key) for key in options}
+    # A data set that was prepared before there was an option has its default.
+    kind = DATASETS[name]
+    defaults = dataclasses.asdict(kind.options()) if kind.options else {}
+    stored = {key: metadata["options"].get(key, defaults.get(key)) for key in options}
     # JSON has no tuples, so a size compares only after the same round trip.
     if json.loads(json.dumps(options)) != stored:
         differs.append(f"with {stored}")
@@ -169,8 +207,10 @@ def _summary(dataset: str, target: Path, already: bool) -> Prepared:
         already=already,
         splits={split: len(sizes) for split, sizes in metadata["sizes"].items()},
         unlabelled=tuple(metadata["unlabelled"]),
-        num_classes=len(metadata["classes"]["names"]),
+        class_names=tuple(metadata["classes"]["names"]),
         fingerprint=metadata["fingerprint"],
+        pixels=metadata["pixels"],
+        notes=tuple(metadata["notes"]),
     )
 
 
@@ -191,7 +231,8 @@ def _lock(target: Path) -> Iterator[None]:
 def _store(
     name: str,
     config: str | None,
-    splits: dict[str, list[Pair]],
+    listing: Listing,
+    rewritten: frozenset[Path],
     metadata: dict[str, Any],
     target: Path,
     quiet: bool,
@@ -205,16 +246,30 @@ def _store(
     shutil.rmtree(staging, ignore_errors=True)
     _put_back(target)
 
-    total = sum(len(pairs) for pairs in splits.values())
+    total = sum(len(pairs) for pairs in listing.splits.values())
     try:
         with progress_bar(total=total, desc="writing", unit="image", disable=quiet) as bar, _tfds_silent():
             builder = SegmentationBuilder(
-                name, splits, metadata, data_dir=staging, config=config, progress=bar.update
+                name,
+                listing.splits,
+                listing.meaning(),
+                rewritten,
+                metadata,
+                data_dir=staging,
+                config=config,
+                progress=bar.update,
             )
-            builder.download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
+            try:
+                builder.download_and_prepare(
+                    file_format="array_record",
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
+            except RuntimeError as error:
+                # ArrayRecord has no type of its own for what the system says: only its words tell.
+                reason = re.search(r"(?:write|open|close|fsync)\(\) failed: ([^;]*)", str(error))
+                if reason is None:
+                    raise
+                raise NotWritten(f"{target}: not written ({reason[1]}); nothing of it is left") from error
         if target.is_dir():
             target.rename(replaced)
         Path(builder.data_dir).rename(target)

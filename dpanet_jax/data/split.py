@@ -25,9 +25,8 @@ _ENCODED = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecodi
 class Split:
     """One split of a prepared data set: `len`, and `[i]` → {"image", "label", "name"}.
 
-    image: (H, W, 3) uint8 RGB as stored (an EXIF orientation is not applied, so that it matches
-    its label). label: (H, W) uint8 train ids; the key is not there where the split has no labels.
-    name: text, the file's name within its split.
+    image: (H, W, 3) uint8 RGB as stored: `prepare` has applied an EXIF orientation. label: (H, W) uint8 train
+    ids; the key is not there where the split has no labels. name: text, the file's name within its split.
 
     name: the split expression. classes: see `Classes`. sizes: (height, width) of every example.
     fingerprint: changes with the files, the classes and the split expression. labelled: whether every
@@ -57,7 +56,7 @@ class Split:
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of split {self.name}, which has {len(self)}")
         stored = self._source[int(index) % len(self)]
-        name = stored["name"].decode()
+        name = stored["name"].decode("utf-8", "surrogateescape")
         example = {"image": images.rgb(images.decode(stored["image"], name), name)}
         if self.labelled:
             raw_ids = np.asarray(images.decode(stored["label"], name))

@@ -1,19 +1,19 @@
-"""The one TFDS builder of this project: image and label files kept as they are, in ArrayRecord.
+"""The one TFDS builder of this project: image and label files in ArrayRecord.
 
-An example is {"image": encoded PNG or JPEG, "label": encoded 8-bit grey PNG of raw ids, "name":
-text}. The label of an example without one is no bytes at all. Examples given as encoded bytes need no
-TensorFlow, neither to write nor to read.
+An example is {"image": encoded PNG or JPEG of 8 bits that lies as viewers show it, "label": encoded 8-bit
+grey PNG of raw ids, "name": text}. A file that is so is kept as it is, another is written anew without loss.
+The label of an example without one is no bytes at all. Examples given as encoded bytes need no TensorFlow,
+neither to write nor to read.
 """
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from dpanet_jax.data import images
+from dpanet_jax.data import images, labels
+from dpanet_jax.data.labels import Meaning
 from dpanet_jax.data.listing import Pair
 from dpanet_jax.data.location import VERSION
 
@@ -22,7 +22,8 @@ from dpanet_jax.data.location import VERSION
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Stores the pairs of every split, in order, together with all that reading them needs.
 
-    splits: the checked pairs. metadata: JSON-able; travels beside the records (`metadata.json`).
+    splits: the checked pairs. meaning: what the pixels of the labels may be. rewritten: the files that are
+    not stored as they are. metadata: JSON-able; travels beside the records (`metadata.json`).
     progress: called once for every example written.
     """
 
@@ -34,6 +35,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         self,
         name: str,
         splits: dict[str, list[Pair]],
+        meaning: Meaning,
+        rewritten: Collection[Path],
         metadata: dict[str, Any],
         *,
         data_dir: Path,
@@ -42,6 +45,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     ) -> None:
         self.name = name
         self._splits = splits
+        self._meaning = meaning
+        self._rewritten = rewritten
         self._metadata = metadata
         self._progress = progress
         super().__init__(
@@ -74,20 +79,22 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             yield (
                 index,
                 {
-                    "image": pair.image.read_bytes(),
-                    "label": b"" if pair.label is None else _grey_png(pair.label.read_bytes(), pair.label),
-                    "name": pair.name,
+                    "image": self._image(pair.image),
+                    "label": b"" if pair.label is None else self._label(pair.label),
+                    # Not every file name is text.
+                    "name": pair.name.encode("utf-8", "surrogateescape"),
                 },
             )
             self._progress()
 
+    def _image(self, path: Path) -> bytes:
+        encoded = images.read_bytes(path)
+        if path not in self._rewritten:
+            return encoded
+        return images.png(images.rgb(images.upright(images.decode(encoded, path)), path))
 
-def _grey_png(encoded: bytes, name: object) -> bytes:
-    """A palette PNG becomes a grey PNG of its indices, which are the ids; others stay as they are."""
-    image = images.decode(encoded, name)
-    if image.mode != "P":
-        return encoded
-    grey = Image.frombytes("L", image.size, image.tobytes())
-    out = io.BytesIO()
-    grey.save(out, format="PNG")
-    return out.getvalue()
+    def _label(self, path: Path) -> bytes:
+        encoded = images.read_bytes(path)
+        if path not in self._rewritten:
+            return encoded
+        return images.png(labels.raw_ids(images.decode(encoded, path), encoded, self._meaning))

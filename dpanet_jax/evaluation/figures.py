@@ -21,36 +21,52 @@ class Kept(NamedTuple):
 
 _GAP = 4
 _HEADER = 16
+_BLOCK = 2**20
+# No picture of a sheet is taller than this many times its width.
+_TALLEST = 3
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.5) -> np.ndarray:
     """uint8 (H, W, 3) with the classes' colours (labels (H, W)) laid over it, but for ignored pixels."""
-    mixed = (1 - opacity) * image + opacity * colorize(labels, classes)
-    return np.where((labels == IGNORE_LABEL)[..., None], image, mixed.round()).astype(np.uint8)
+    over = np.empty(image.shape, np.uint8)
+    # A few rows at a time: as floating point, a large image is eight times as large again.
+    rows = max(1, _BLOCK // max(1, image.shape[1]))
+    for top in range(0, image.shape[0], rows):
+        part, ids = image[top : top + rows], labels[top : top + rows]
+        mixed = (1 - opacity) * part + opacity * colorize(ids, classes)
+        over[top : top + rows] = np.where((ids == IGNORE_LABEL)[..., None], part, mixed.round())
+    return over
 
 
 def sheet(columns: dict[str, list[np.ndarray]], width: int = 320) -> np.ndarray:
     """A sheet of pictures: `columns` {heading: list of uint8 (H, W, 3)}, a row for each index.
 
-    Every picture is scaled to `width`; nearest for flat colours, so that class borders stay crisp.
+    Every picture is scaled to `width`, a very tall one to less; nearest for flat colours, so that class
+    borders stay crisp.
     """
     rows = list(zip(*columns.values(), strict=True))
-    heights = [round(row[0].shape[0] * width / row[0].shape[1]) for row in rows]
+    sizes = [_fitted(row[0].shape[0], row[0].shape[1], width) for row in rows]
     size = (
         len(columns) * (width + _GAP) - _GAP,
-        _HEADER + sum(height + _GAP for height in heights) - _GAP,
+        _HEADER + sum(height + _GAP for height, _ in sizes) - _GAP,
     )
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for c, heading in enumerate(columns):
         draw.text((c * (width + _GAP) + 2, 2), heading, fill="black")
     top = _HEADER
-    for row, height in zip(rows, heights, strict=True):
+    for row, (height, scaled_width) in zip(rows, sizes, strict=True):
         for c, picture in enumerate(row):
-            scaled = Image.fromarray(picture).resize((width, height), _filter(picture))
+            scaled = Image.fromarray(picture).resize((scaled_width, height), _filter(picture))
             canvas.paste(scaled, (c * (width + _GAP), top))
         top += height + _GAP
     return np.asarray(canvas)
+
+
+def _fitted(height: int, width: int, most: int) -> tuple[int, int]:
+    """(height, width) of a picture in a sheet whose columns are `most` pixels wide."""
+    factor = min(most / width, _TALLEST * most / height)
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _filter(picture: np.ndarray) -> Image.Resampling:
@@ -73,7 +89,16 @@ def comparison(kept: Iterable[Kept], classes: Classes, width: int = 320) -> np.n
 
 
 def save(picture: np.ndarray, path: Path) -> Path:
-    """Writes a PNG, whole or not at all: uint8 (H, W, 3) in colour or (H, W) in grey. Returns `path`."""
-    with paths.replacing(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, format="PNG")
+    """Writes a PNG, whole or not at all: uint8 (H, W, 3) in colour or (H, W) in grey. Returns `path`.
+
+    Raises OSError naming the file.
+    """
+    try:
+        with paths.replacing(path) as unfinished:
+            Image.fromarray(picture).save(unfinished, format="PNG")
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        # A full disk is said of a write, which knows of no name.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return path

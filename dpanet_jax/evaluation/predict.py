@@ -1,39 +1,303 @@
-"""Predictions for image files, as PNGs."""
+"""Predictions for image and video files, as PNGs and videos.
 
-from collections.abc import Callable, Iterable
+ids/NAME.png      the ids of the label files (8-bit grey)      ids/NAME/000000.png …   of a video's frames
+color/NAME.png    the classes' colours                         color/NAME.mp4
+overlay/NAME.png  these over the image                         overlay/NAME.mp4
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from dpanet_jax.data import images
-from dpanet_jax.data.classes import colorize
-from dpanet_jax.errors import UsageError
-from dpanet_jax.evaluation import figures
+from dpanet_jax.data.classes import Classes, colorize
+from dpanet_jax.data.finder import VIDEO_SUFFIXES
+from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.evaluation import figures, video
 from dpanet_jax.evaluation.trained import TrainedModel
+from dpanet_jax.evaluation.writers import Writers
+
+KINDS = ("ids", "color", "overlay")
+
+# Images of one size share a batch up to so many pixels and images, on each device.
+_PIXELS, _IMAGES = 2**21, 16
 
 
-def check_output(output: Path) -> None:
-    """Raises UsageError where `output` cannot be a folder, for a file of that name is there."""
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file: --output must be a folder")
+class PredictError(DPANetError):
+    """Some files could not be predicted; the text has a line for each."""
+
+
+@dataclasses.dataclass
+class Predicted:
+    """What `predict_files` did. failed: one text for each file that was not read; it begins with the file."""
+
+    images: int = 0
+    videos: int = 0
+    failed: list[str] = dataclasses.field(default_factory=list)
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
+
+    def add_image(self) -> None:
+        """Counts one more image; threads call it."""
+        with self._lock:
+            self.images += 1
+
+    def require_all(self) -> None:
+        """Raises PredictError where a file failed."""
+        if self.failed:
+            total = self.images + self.videos + len(self.failed)
+            lines = [f"{len(self.failed)} of {total} files could not be predicted", *sorted(self.failed)]
+            raise PredictError(self.failed[0] if total == 1 else "\n  ".join(lines))
+
+
+def earlier_outputs(output: Path) -> list[Path]:
+    """The folders that hold no input, though they may lie among it: what is written, now and before."""
+    return [output, *(output / kind for kind in KINDS)]
+
+
+def check_output(output: Path, found: Mapping[Path, Path]) -> None:
+    """Raises UsageError where the outputs for `found` cannot be written under the folder `output`.
+
+    A file of that name is there, two inputs would write one file, an output would replace an input, or all
+    are videos and what reads them is not installed.
+    """
+    there = next(folder for folder in (output, *output.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        what = (
+            "--output must be a folder"
+            if there == output
+            else f"--output={output} must be a folder below one"
+        )
+        raise UsageError(f"{there} is a file: {what}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{there}: nothing may be written there")
+    inputs = {os.path.realpath(path): path for path in found.values()}
+    written: dict[Path, Path] = {}
+    folders = {name: path for name, path in found.items() if is_video(path)}
+    if folders and not video.is_installed() and len(folders) == len(found):
+        raise UsageError(video.not_installed(next(iter(folders.values()))))
+    roots = {kind: Path(os.path.realpath(output / kind)) for kind in KINDS}
+    for name, path in found.items():
+        below = next((parent for parent in name.parents if parent in folders), None)
+        if below is not None:
+            raise UsageError(f"{folders[below]} and {path}: both write below ids/{below}; rename one")
+        for target in _targets(name, path, roots).values():
+            if target in written:
+                raise UsageError(f"{written[target]} and {path}: both write {target}; rename one")
+            written[target] = path
+            if str(target) in inputs:
+                raise UsageError(
+                    f"{inputs[str(target)]} would be replaced by a prediction; choose another --output"
+                )
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is taken for a video, by its suffix."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _targets(name: Path, path: Path, roots: Mapping[str, Path]) -> dict[str, Path]:
+    """{kind: where it goes} of one input; a video's ids go to a folder."""
+    suffix = ".mp4" if is_video(path) else ".png"
+    targets = {kind: (root / name).with_name(name.name + suffix) for kind, root in roots.items()}
+    return targets | {"ids": roots["ids"] / name} if is_video(path) else targets
 
 
 def predict_files(
     model: TrainedModel,
-    found: dict[Path, Path],
+    found: Mapping[Path, Path],
     output: Path,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> None:
-    """Writes for each image of `found` (what `data.images.find` returns) three PNGs under `output`.
+    train_ids: bool = False,
+) -> Predicted:
+    """Writes for each file of `found` (what `data.finder.find` returns) ids, colours and overlay.
 
-    `ids/NAME.png` holds class ids (8-bit grey), `color/NAME.png` the classes' colours, and
-    `overlay/NAME.png` these over the image. Raises ImageError naming a file that cannot be read.
+    They lie under `output`, as this module says. The ids are those of the label files, `classes.raw_ids`;
+    with `train_ids` those of the network, 0 to K-1. A file that cannot be read is left out, and named in what
+    is returned. `progress` wraps an iterable with an item for each image, and one for each video with an item
+    for each frame. Raises OSError where an output cannot be written.
     """
-    for name, path in progress(found.items()):
-        image = images.read_image(path)
-        labels = model.predict(image)
-        for kind, picture in (
-            ("ids", labels),
-            ("color", colorize(labels, model.classes)),
-            ("overlay", figures.overlay(image, labels, model.classes)),
-        ):
-            figures.save(picture, (output / kind / name).with_name(name.name + ".png"))
+    done = Predicted()
+    to_id = np.arange(len(model.classes), dtype=np.uint8) if train_ids else model.classes.raw_ids
+    stills = {name: path for name, path in found.items() if not is_video(path)}
+    roots = {kind: output / kind for kind in KINDS}
+    with Writers() as writers:
+
+        def finish(name: Path, image: np.ndarray, labels: np.ndarray) -> None:
+            targets = _targets(name, found[name], roots)
+            writers.submit(
+                labels.size, _write, targets, image, labels, model.classes, to_id, found[name], done
+            )
+
+        if stills:
+            for _ in progress(_Sized(_predict_images(model, stills, finish, done), len(stills))):
+                pass
+            writers.finish()
+        for name, path in found.items():
+            if is_video(path):
+                _predict_video(model, path, _targets(name, path, roots), to_id, writers, progress, done)
+    return done
+
+
+class _Sized:
+    """An iterable whose length is known before it has run, for a progress bar."""
+
+    def __init__(self, items: Iterator[Any], length: int) -> None:
+        self._items, self._length = items, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items
+
+
+def _predict_images(
+    model: TrainedModel,
+    found: Mapping[Path, Path],
+    finish: Callable[[Path, np.ndarray, np.ndarray], None],
+    done: Predicted,
+) -> Iterator[Path]:
+    """Yields the name of each image once its labels are handed to `finish`, or it has failed."""
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
+        for names, size, futures in _read_ahead(readers, found, _batches(found)):
+            read: dict[Path, np.ndarray] = {}
+            for name, future in zip(names, futures, strict=True):
+                try:
+                    read[name] = future.result()
+                except DPANetError as error:
+                    done.failed.append(str(error))
+                except OSError as error:
+                    done.failed.append(f"{found[name]}: unreadable ({error.strerror or error})")
+            for name, labels in _labels(model, read, size).items():
+                if labels is None:
+                    height, width = read[name].shape[:2]
+                    done.failed.append(
+                        f"{found[name]}: {width}x{height} is more than the device's memory holds; "
+                        "--base_size resizes it for the network"
+                    )
+                else:
+                    finish(name, read[name], labels)
+            yield from names
+
+
+def _batches(found: Mapping[Path, Path]) -> Iterator[tuple[list[Path], int]]:
+    """(names of images of one size, rows of their batch); all batches of one size have as many rows."""
+    by_size: dict[Any, list[Path]] = {}
+    for name, path in found.items():
+        size = images.read_size(path)
+        by_size.setdefault(size or name, []).append(name)
+    for size, names in by_size.items():
+        most = rows_of_a_batch(size) if isinstance(size, tuple) else 1
+        count = -(-len(names) // most)
+        rows = -(-len(names) // count)
+        for start in range(0, len(names), rows):
+            yield names[start : start + rows], rows
+
+
+def rows_of_a_batch(size: tuple[int, int]) -> int:
+    """How many images of a (height, width) one batch holds at most, over this host's devices."""
+    return jax.local_device_count() * max(1, min(_IMAGES, _PIXELS // max(1, size[0] * size[1])))
+
+
+def _read_ahead(
+    readers: concurrent.futures.Executor,
+    found: Mapping[Path, Path],
+    batches: Iterable[tuple[list[Path], int]],
+) -> Iterator[tuple[list[Path], int, list["concurrent.futures.Future[np.ndarray]"]]]:
+    """Each batch while the next one is read."""
+    ahead: collections.deque[Any] = collections.deque()
+    for names, rows in batches:
+        ahead.append((names, rows, [readers.submit(images.read_image, found[name]) for name in names]))
+        if len(ahead) > 1:
+            yield ahead.popleft()
+    yield from ahead
+
+
+def _labels(model: TrainedModel, read: Mapping[Path, np.ndarray], rows: int) -> dict[Path, np.ndarray | None]:
+    """{name: uint8 (H, W) train ids}; None where the device's memory does not hold the image."""
+    by_shape: dict[tuple[int, ...], list[Path]] = {}
+    for name, image in read.items():  # A header may have said another size than the pixels have.
+        by_shape.setdefault(image.shape, []).append(name)
+    labels: dict[Path, np.ndarray | None] = {}
+    for names in by_shape.values():
+        together = batch_labels(model, [read[name] for name in names], rows)
+        if together is None:
+            one_by_one = [batch_labels(model, [read[name]], 1) for name in names]
+            labels |= {name: one[0] if one else None for name, one in zip(names, one_by_one, strict=True)}
+        else:
+            labels |= dict(zip(names, together, strict=True))
+    return labels
+
+
+def batch_labels(model: TrainedModel, batch: list[np.ndarray], rows: int) -> list[np.ndarray] | None:
+    """uint8 (H, W) train ids of images of one shape, put through the network as a batch of `rows`.
+
+    None where the device's memory does not hold them.
+    """
+    devices = jax.local_device_count()
+    rows = max(rows, len(batch))
+    rows = -(-rows // devices) * devices if rows > 1 else 1
+    stacked = np.zeros((rows, *batch[0].shape), np.uint8)
+    for row, image in enumerate(batch):
+        stacked[row] = image
+    try:
+        return list(model.protocol.ids(stacked, model.device_variables)[: len(batch)])
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+def _write(
+    targets: Mapping[str, Path],
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Classes,
+    to_id: np.ndarray,
+    path: Path,
+    done: Predicted,
+) -> None:
+    try:
+        figures.save(to_id[labels], targets["ids"])
+        figures.save(colorize(labels, classes), targets["color"])
+        figures.save(figures.overlay(image, labels, classes), targets["overlay"])
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        done.failed.append(f"{path}: the name of its output is too long; rename it")
+    else:
+        done.add_image()
+
+
+def _predict_video(
+    model: TrainedModel,
+    path: Path,
+    targets: Mapping[str, Path],
+    to_id: np.ndarray,
+    writers: Writers,
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
+    done: Predicted,
+) -> None:
+    def label(frames: list[np.ndarray]) -> list[np.ndarray]:
+        labels = batch_labels(model, frames, rows_of_a_batch(frames[0].shape[:2]))
+        if labels is None:
+            raise images.ImageError(f"{path}: its frames are more than the device's memory holds")
+        return labels
+
+    try:
+        clip = video.open_video(path, lambda frame: rows_of_a_batch(frame.shape[:2]))
+        steps = video.segment(clip, targets, label, model.classes, to_id, writers)
+        for _ in progress(_Sized(steps, clip.length) if clip.length else steps):
+            pass
+        done.videos += 1
+    except DPANetError as error:
+        done.failed.append(str(error))

@@ -54,7 +54,9 @@ class TrainedModel:
             )
 
     def predict(self, images: Any) -> Any:
-        """One image uint8 (H, W, 3) RGB → uint8 (H, W) class ids; a list of any sizes → a list.
+        """One image uint8 (H, W, 3) RGB → uint8 (H, W) train ids; a list of any sizes → a list.
+
+        A train id is the class's place in `classes.names`; `classes.raw_ids[ids]` are the label files' own.
 
         Raises ImageArrayError for another type or shape.
         """

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from dpanet_jax.data.classes import Classes, ClassesError, colorize, read_classes
+from dpanet_jax.data.classes import Classes, ClassesError, colorize, read_classes, read_label_colors
 from dpanet_jax.data.datasets.camvid import CAMVID
 from dpanet_jax.data.datasets.cityscapes import CITYSCAPES
 from dpanet_jax.errors import DPANetError
@@ -73,7 +73,22 @@ def test_read_classes_takes_an_id_column_and_rows_to_ignore(tmp_path):
         ("name,red,green,blue\na,1,2,3\na,1,2,3\n", "line 3: the class 'a' is given twice"),
         ("name,red,green,blue\n,1,2,3\n", "line 2: a class needs a name"),
         ("name,red,green,blue,id\na,1,2,3,4\nb,1,2,3,4\n", "line 3: id 4 is given twice"),
-        ("name,red,green,blue,id\na,1,2,3,255\n", "line 2: id 255 is always ignored"),
+        ("name,red,green,blue\nCar,1,2,3\ncar,4,5,6\n", "line 3: the class 'car' .* line 2 as 'Car'"),
+        (
+            "name,red,green,blue\nCafe\u0301,1,2,3\nCaf\u00e9,4,5,6\n",
+            "line 3: the class 'Caf\u00e9' is given",
+        ),
+        ("name;red;green;blue\na;1;2;3\n", "line 1: .*semicolons separate its values, where commas must"),
+        ("name\tred\tgreen\tblue\na\t1\t2\t3\n", "line 1: .*tabs separate its values"),
+        ("name,red,green,blue\na;1;2;3\n", "line 2: 1 values, .*semicolons separate"),
+        (",name,red,green,blue\n0,a,1,2,3\n", r"has unknown \(a column without a name\)"),
+        ("name,red,green,blue\na\0b,1,2,3\n", "line 2: a class needs a name, not zeros"),
+        (
+            "name,red,green,blue\n" + "".join(f"{i},1,2,3\n" for i in range(256)),
+            "256 classes, of at most 255",
+        ),
+        ("name,red,r,green,blue\na,1,1,2,3\n", "line 1: the header has a column twice"),
+        ("name,red,green,blue\nroad,1,2,1e2\n", "line 2: blue must be a whole number"),
     ],
 )
 def test_read_classes_names_the_file_and_line(tmp_path, text, message):
@@ -84,6 +99,53 @@ def test_read_classes_names_the_file_and_line(tmp_path, text, message):
     assert isinstance(error.value, DPANetError)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_255_may_be_a_class(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("name,id,red,green,blue\nbackground,0,0,0,0\nobject,255,255,255,255\n")
+    classes = read_classes(path)
+    assert classes.id_map[[0, 1, 255]].tolist() == [0, 255, 1]
+    assert np.flatnonzero(classes.known).tolist() == [0, 255]
+    assert classes.raw_ids.tolist() == [0, 255]
+
+
+def test_raw_ids_are_the_label_files_own():
+    published = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    assert CITYSCAPES.raw_ids.dtype == np.uint8 and CITYSCAPES.raw_ids.tolist() == published
+    several = Classes(("a", "b"), [(0, 0, 0)] * 2, np.isin(np.arange(256), [3, 9]), np.ones(256, bool))
+    assert several.raw_ids.tolist() == [0, 3]
+    none = Classes(("a", "b"), [(0, 0, 0)] * 2, np.zeros(256), np.ones(256, bool))
+    with pytest.raises(ClassesError, match="no id of the label files means b"):
+        _ = none.raw_ids
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_classes_files_of_any_editor(tmp_path, start, end):
+    path = tmp_path / "classes.csv"
+    text = start + end.join(["name,r,g,b", '"road, wet", 1, 2, 3', ",,,", "sky,4,5,6", ""])
+    path.write_bytes(text.encode())
+    classes = read_classes(path)
+    assert classes.names == ("road, wet", "sky") and classes.colors.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_colours_of_labels_include_those_of_ignored_rows(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("name,id,red,green,blue\nignore,9,1,1,1\na,0,2,2,2\nb,3,2,2,2\nignore,10,4,4,4\n")
+    assert read_label_colors(path) == {(1, 1, 1): [9], (2, 2, 2): [0, 3], (4, 4, 4): [10]}
+
+
+def test_classes_files_that_are_none(tmp_path):
+    with pytest.raises(ClassesError, match="a folder, where the classes file should be"):
+        read_classes(tmp_path)
+    path = tmp_path / "classes.csv"
+    path.write_text("name,red,green,blue\na,1,2,3\n", encoding="utf-16")
+    with pytest.raises(ClassesError, match="text in UTF-16; save it as CSV in UTF-8"):
+        read_classes(path)
+    path.write_bytes(b"name,red,green,blue\ncaf\xe9,1,2,3\n")
+    with pytest.raises(ClassesError, match="not a CSV file in UTF-8"):
+        read_classes(path)
 
 
 def test_read_classes_without_a_file(tmp_path):

@@ -113,7 +113,7 @@ def truncated_jpeg(source):
 
 def not_an_image(source):
     (source / "labels/val/0000.png").write_text("not a picture")
-    return "labels/val/0000.png: not a PNG or JPEG image"
+    return "labels/val/0000.png: not a PNG, JPEG, BMP, TIFF or WebP image"
 
 
 def unknown_id(source):
@@ -125,18 +125,21 @@ def unknown_id(source):
 
 
 def colour_label(source):
-    Image.new("RGB", (32, 24)).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: pixels of kind RGB; a label must be an 8-bit grey or palette PNG"
+    Image.new("RGB", (32, 24), (9, 8, 7)).save(source / "labels/val/0000.png")
+    return r"labels/val/0000.png: colour \(9, 8, 7\) is not in classes.csv"
 
 
 def deep_label(source):
-    Image.new("I;16", (32, 24)).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: pixels of kind I;16"
+    Image.fromarray(np.full((24, 32), 700, np.uint16)).save(source / "labels/val/0000.png")
+    return "labels/val/0000.png: label id 700; ids are 0 to 255"
 
 
 def shallow_label(source):
-    Image.new("1", (32, 24)).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: pixels of kind 1-bit grey"
+    (source / "classes.csv").write_text("name,red,green,blue,id\na,1,2,3,0\nb,4,5,6,2\nc,7,8,9,3\n")
+    for path in (source / "labels").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) * 2 % 4).save(path)
+    Image.new("1", (32, 24), 1).save(source / "labels/val/0000.png")
+    return "labels/val/0000.png: label id 1 is not one of the 3 classes"
 
 
 def jpeg_label(source):
@@ -145,8 +148,8 @@ def jpeg_label(source):
 
 
 def deep_image(source):
-    Image.new("I;16", (32, 24)).save(source / "images/val/0000.png")
-    return "images/val/0000.png: pixels of kind I;16; save it as 8-bit RGB"
+    Image.new("F", (32, 24)).save(source / "images/val/0000.png", format="TIFF")
+    return "images/val/0000.png: pixels of kind F, fractions"
 
 
 def lone_image(source):
@@ -198,6 +201,125 @@ def test_all_problems_are_collected_and_ten_are_shown(tmp_path, make_folder):
     assert len(error.value.problems) == 13
 
 
+def test_what_is_wrong_with_many_files_is_said_once(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    for path in (source / "images").rglob("*.png"):
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DataError) as error:
+        prepare("folder", tmp_path / "data", source, quiet=True)
+    first, line = str(error.value).splitlines()
+    assert first == f"{source}: 8 problems" and len(error.value.problems) == 8
+    assert line.startswith(f"  {source / 'images/train/0000.png'} and 7 more: not a PNG")
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source", counts=(("train", 40), ("val", 3)))
+    script = """
+        import resource, sys
+        from dpanet_jax.__main__ import main
+        from dpanet_jax.data import storage
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        source, data = sys.argv[1:]
+        sys.exit(main(["prepare", "--dataset=folder", f"--source={source}", f"--data_dir={data}"]))
+    """
+    done = run_script(script, source, tmp_path / "data")
+    target = dataset_dir("folder", tmp_path / "data")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"dpanet_jax: {target}: not written (File too large); nothing of it is left"
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in target.parent.iterdir()] == [".lock"]
+
+
+def test_an_archive_for_a_source(tmp_path):
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="data.zip: a file; unpack it, and name the folder with --source"):
+        prepare("folder", tmp_path / "data", tmp_path / "data.zip", quiet=True)
+
+
+def test_names_that_are_not_text(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    odd = os.fsdecode(b"caf\xe9")
+    for kind in ("images", "labels"):
+        (source / kind / "val/0000.png").rename(source / kind / "val" / f"{odd}.png")
+    prepare("folder", tmp_path / "data", source, quiet=True)
+    assert [e["name"] for e in open_split("folder", "val", tmp_path / "data")] == ["0001", "0002", odd]
+
+
+@pytest.mark.parametrize("form", ["TIFF", "BMP", "WEBP", "turned", "deep", "CMYK"])
+def test_images_of_every_kind_are_stored_for_the_pipeline(tmp_path, make_folder, form):
+    """What it reads is what a reader of the file itself gives, and stored are PNG and JPEG alone."""
+    source = make_folder(tmp_path / "source")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    path = source / "images/train/0000.png"
+    path.unlink()
+    expected = pixels
+    if form == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 8  # Viewers turn it by 90 degrees to the left.
+        Image.fromarray(np.rot90(pixels, -1)).save(path, exif=exif)
+    elif form == "deep":
+        deep = rng.integers(0, 2**16, (24, 32)).astype(np.uint16)
+        Image.fromarray(deep).save(path)
+        expected = np.repeat((deep // 256)[..., None], 3, -1)
+    elif form == "CMYK":
+        Image.fromarray(pixels).convert("CMYK").save(path.with_suffix(".tif"))
+        expected = np.asarray(Image.fromarray(pixels).convert("CMYK").convert("RGB"))
+    else:
+        suffix = {"TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp"}[form]
+        Image.fromarray(pixels).save(
+            path.with_suffix(suffix), **({"lossless": True} if form == "WEBP" else {})
+        )
+    prepare("folder", tmp_path / "data", source, quiet=True)
+    split = open_split("folder", "train", tmp_path / "data")
+    np.testing.assert_array_equal(split[0]["image"], expected)
+    assert split.sizes[0] == (24, 32)
+    assert split._source[0]["image"][:4] == b"\x89PNG"
+    assert split._source[1]["image"] == (source / "images/train/0001.png").read_bytes()
+
+
+def test_an_orientation_that_the_label_does_not_have(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = source / "images/train/0000.png"
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(DataError) as error:
+        prepare("folder", tmp_path / "data", source, quiet=True)
+    text = str(error.value)
+    assert (
+        "0000.png is 24x32 and" in text and "0000.png is 32x24: sizes differ. The EXIF orientation 6" in text
+    )
+    assert "exiftool -Orientation=" in text and "\n" not in text
+
+
+def test_an_orientation_that_is_applied_is_said(tmp_path, make_folder):
+    source = make_folder(tmp_path / "source")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = source / "images/train/0000.png"
+    Image.open(path).save(path, exif=exif)
+    (note,) = [n for n in prepare("folder", tmp_path / "data", source, quiet=True).notes if "EXIF" in n]
+    assert note == (
+        f"train: images with an EXIF orientation, turned as viewers show them: 1 of 5, such as {path}"
+    )
+
+
+def test_a_data_set_of_an_earlier_version_is_read_as_it_was(tmp_path, make_folder):
+    """It stored photos as they came, and their labels had to lie as the stored pixels do."""
+    source = make_folder(tmp_path / "source")
+    prepare("folder", tmp_path / "data", source, quiet=True)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = source / "images/train/0000.png"
+    pixels = np.asarray(Image.open(path))
+    Image.fromarray(pixels).save(path, exif=exif)
+    split = open_split("folder", "train", tmp_path / "data")
+    split._source = [split._source[0] | {"image": path.read_bytes()}]
+    np.testing.assert_array_equal(split[0]["image"], pixels)
+
+
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
@@ -229,7 +351,7 @@ def test_prepared_already(tmp_path, make_folder):
     assert {path: path.stat().st_mtime_ns for path in first.path.iterdir()} == records
     with pytest.raises(ValueError, match="was prepared from .*source; use --overwrite to replace it"):
         prepare("folder", tmp_path / "data", other, quiet=True)
-    with pytest.raises(ValueError, match="folder takes no option num_train"):
+    with pytest.raises(ValueError, match="folder: num_train is not an option; the options are image_suffix"):
         prepare("folder", tmp_path / "data", source, quiet=True, num_train=3)
 
 
@@ -244,7 +366,7 @@ def test_overwrite_replaces_and_keeps_the_old_one_on_failure(tmp_path, make_fold
     make_folder(source, counts=(("train", 7), ("val", 3)))
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dpanet_jax.data.storage._grey_png",
+            "dpanet_jax.data.storage.SegmentationBuilder._label",
             lambda *_: (error for error in ()).throw(OSError("disk full")),
         )
         with pytest.raises(OSError, match="disk full"):
@@ -261,13 +383,13 @@ def test_overwrite_replaces_and_keeps_the_old_one_on_failure(tmp_path, make_fold
 _KILLED = """
     import os, signal, sys
     from dpanet_jax.data import prepare, storage
-    calls, read = [], storage._grey_png
+    calls, read = [], storage.SegmentationBuilder._label
     def die_at_third(*arguments):
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(*arguments)
-    storage._grey_png = die_at_third
+    storage.SegmentationBuilder._label = die_at_third
     prepare.prepare("folder", sys.argv[1], sys.argv[2], overwrite=len(sys.argv) > 3, quiet=True)
 """
 
@@ -383,7 +505,7 @@ def test_quiet_prints_nothing(tmp_path, make_folder, make_camvid, dataset, capfd
 def test_without_quiet_the_work_is_shown(tmp_path, capfd):
     prepare("streets", tmp_path, num_train=1, num_val=1, size=(16, 16))
     shown = capfd.readouterr()
-    assert shown.out == ""
+    assert "streets: labelled pixels" in shown.out and "note: train has not one pixel of" in shown.out
     for work in ("drawing streets", "checking", "writing"):
         assert work in shown.err
 

@@ -46,3 +46,29 @@ def test_save_leaves_no_half_file(tmp_path):
     with Image.open(path) as picture:
         assert picture.size == (4, 3)
     assert [p.name for p in path.parent.iterdir()] == ["ids.png"]
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'ids.png'}'"):
+        figures.save(np.zeros((3, 4), np.uint8), tmp_path / "ids.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_overlay_of_many_rows_is_the_same_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (13, 5, 3)).astype(np.uint8)
+    labels = rng.choice([0, 1, 255], (13, 5)).astype(np.uint8)
+    whole = figures.overlay(image, labels, CLASSES)
+    monkeypatch.setattr(figures, "_BLOCK", 10)
+    np.testing.assert_array_equal(figures.overlay(image, labels, CLASSES), whole)
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1, 1)])
+def test_pictures_of_odd_shapes_fit_a_sheet(size):
+    kept = figures.Kept(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.uint8))
+    sheet = figures.comparison([kept], CLASSES, width=40)
+    assert sheet.shape[1] == 3 * 40 + 2 * 4 and 16 < sheet.shape[0] <= 16 + 3 * 40

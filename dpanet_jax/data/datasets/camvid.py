@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.data.listing import SPLITS, DataSet, Listing, list_folders
+from dpanet_jax.data.pairing import Suffixes
 
 # The 11 classes and colours of SegNet's CamVid; 11 is void.
 _TABLE = (
@@ -30,11 +31,12 @@ CAMVID = Classes.from_ids(
 )
 
 
-def list_camvid(source: Path) -> Listing:
+def list_camvid(source: Path, options: Suffixes | None = None) -> Listing:
     """Matches images and labels of every split below `source`; problems are in the listing."""
     listing = Listing(CAMVID)
-    list_folders(listing, {split: (source / split, source / f"{split}annot") for split in SPLITS})
+    folders = {split: (source / split, source / f"{split}annot") for split in SPLITS}
+    list_folders(listing, folders, suffixes=options)
     return listing
 
 
-DATASET = DataSet(list_camvid, classes=CAMVID)
+DATASET = DataSet(list_camvid, classes=CAMVID, options=Suffixes)
