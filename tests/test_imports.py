@@ -111,7 +111,7 @@ def test_a_config_is_read_in_few_places():
 
 def test_only_the_twin_its_side_of_the_comparison_and_the_reader_of_files_know_pytorch():
     known = {name for name, path in MODULES.items() if {"torch"} & top_level_imports(path)}
-    assert known == {"compare.torch_side", "interop.files"} | {
+    assert known == {"compare.torch_side", "interop.pickles"} | {
         name for name in MODULES if name.startswith("interop.twin.") and name != "interop.twin"
     }
 
