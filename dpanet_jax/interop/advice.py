@@ -6,6 +6,8 @@ from typing import Any
 
 from dpanet_jax.models.backbones.resnet import ARCHITECTURES
 
+# The classifier of the joined branches.
+FUSED = "head.conv8.1.weight"
 _SHOWN = 10
 
 

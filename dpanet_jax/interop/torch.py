@@ -14,6 +14,7 @@ import numpy as np
 from dpanet_jax import progress
 from dpanet_jax.interop import files
 from dpanet_jax.interop.advice import (
+    FUSED,
     Shapes,
     backbone_hint,
     classes_of,
@@ -22,7 +23,7 @@ from dpanet_jax.interop.advice import (
     missing_flag,
     patterns_of,
 )
-from dpanet_jax.interop.errors import WeightsError
+from dpanet_jax.interop.errors import OtherClassesError, WeightsError
 from dpanet_jax.interop.files import Source, read_state_dict
 from dpanet_jax.interop.matching import Matched, match, matches
 from dpanet_jax.interop.names import PARTS, name_table
@@ -30,14 +31,19 @@ from dpanet_jax.interop.names import PARTS, name_table
 StateDict = dict[str, np.ndarray]
 
 
-def load(path: Source, variables: dict[str, Any], missing: tuple[str, ...] = ()) -> dict[str, Any]:
+def load(
+    path: Source, variables: dict[str, Any], missing: tuple[str, ...] = (), *, whole: bool = False
+) -> dict[str, Any]:
     """`variables` of a Segmenter with the weights of a file in their place.
 
     `path` is what `files.read_state_dict` takes: a .safetensors file, one of PyTorch's, or
     hf://OWNER/NAME[/FILE]. A file whose names begin with `pretrained.` is of a whole network
-    (PyTorch-Encoding's FCN, DANet, or ours) and replaces everything; any other is of a backbone (torchvision,
-    PyTorch-Encoding's ResNet-s, ResNeSt, timm) and leaves the heads as they are. A network that is registered
-    as a whole is replaced as a whole. Values are cast to the model's dtype.
+    (PyTorch-Encoding's FCN, DANet, or ours) and replaces everything, as does an FCN of torchvision or
+    mmsegmentation in a model with the same heads; any other is of a backbone (torchvision, PyTorch-Encoding's
+    ResNet-s, ResNeSt, timm, mmpretrain, transformers, or the backbone of a network with other heads) and
+    leaves the heads as they are. A network that is registered as a whole is replaced as a whole. One prefix
+    before every name, such as `module.` or `model.backbone.`, is taken off. Values are cast to the model's
+    dtype. What is left out is printed.
 
     A name that is missing, unexpected or mis-shaped is a WeightsError that lists them all, but for those
     that `missing`, patterns of fnmatch, names: what the model has of these keeps its value where the file
@@ -45,11 +51,19 @@ def load(path: Source, variables: dict[str, Any], missing: tuple[str, ...] = ())
     ("head.conv[678].*", "auxlayer.conv5.4.*") takes a checkpoint to another number of classes, and
     ("head.*",) to another head. A pattern that matches no name on either side is an error too.
 
+    With `whole`, a file that gives a backbone alone is an error.
+
     Of a DANet the position attention, `head.sa`, is left out: SPA, which stands in its place, keeps its
     values. Its channel attention is CPA with affinity "subtract", and its branches are added: fusion "sum".
     """
     state_dict, said = files.read(path)
     matched = matched_to(state_dict, variables, missing, path)
+    if whole and not matched.whole:
+        without = "".join(f"; {line}" for line in matched.said)
+        raise WeightsError(
+            f"{path}: holds the backbone alone of the network that config.model describes{without}. To train "
+            f"a network that starts from it, give it as --config.model.pretrained={path}"
+        )
     for line in (*said, *matched.said):
         progress.message(f"{path}: {line}")
     return fit(state_dict, variables, missing, path)
@@ -106,12 +120,14 @@ def matched_to(
         "mis-shaped": sorted(wrong - allowed),
     }
     if any(problems.values()):
-        raise WeightsError(f"{path} does not fit the model: {_in_words(problems, matched, given, expected)}")
+        raise _misfit(path, problems, matched, given, expected)
     return matched
 
 
-def _in_words(problems: Mapping[str, list[str]], matched: Matched, given: Shapes, expected: Shapes) -> str:
-    """What does not fit, and what to do about it."""
+def _misfit(
+    path: Source, problems: Mapping[str, list[str]], matched: Matched, given: Shapes, expected: Shapes
+) -> WeightsError:
+    """The error that says what does not fit, and what to do about it."""
     wrong = problems["mis-shaped"]
     shown = {
         **problems,
@@ -120,20 +136,22 @@ def _in_words(problems: Mapping[str, list[str]], matched: Matched, given: Shapes
     words = "; ".join(f"{kind} {listed(names)}" for kind, names in shown.items() if names)
     if matched.prefix:
         words += f" (the file's names without their prefix {matched.prefix!r})"
-    if "head.conv8.1.weight" in wrong:
-        words += fusion_hint(given["head.conv8.1.weight"], expected["head.conv8.1.weight"])
-    words += backbone_hint(given, expected)
+    if FUSED in wrong:
+        words += fusion_hint(given[FUSED], expected[FUSED])
+    words = f"{path} does not fit the model: {words}{backbone_hint(given, expected)}"
     odd = [name for names in problems.values() for name in names]
+    flag = missing_flag(patterns_of(odd, expected.keys() | given.keys() | matched.outside.keys()))
     classes = classes_of({name: given[name] for name in wrong}, {name: expected[name] for name in wrong})
     if classes and len(odd) == len(wrong):
-        words += f"; the file is for {classes[0]} classes and the model for {classes[1]}: to take all but"
-        words += " the classifiers, give"
-    elif any(_is_of_backbone(name, matched) for name in odd):
-        return words
-    else:
-        words += "; to take what fits, and leave these as they are, give"
-    everything = expected.keys() | given.keys() | matched.outside.keys()
-    return f"{words} {missing_flag(patterns_of(odd, everything))}"
+        words += f"; the file is for {classes[0]} classes and the model for {classes[1]}"
+        return OtherClassesError(f"{words}: to take all but the classifiers, give {flag}", *classes)
+    if any(_is_of_backbone(name, matched) for name in odd):
+        return WeightsError(words)
+    auxiliary = f"{PARTS['auxiliary_head']}."
+    if problems["missing"] == odd and all(name.startswith(auxiliary) for name in odd):
+        words += "; the file has no auxiliary head: give --config.model.auxiliary=False"
+        return WeightsError(f"{words}, or, to train one from a random start, {flag}")
+    return WeightsError(f"{words}; to take what fits, and leave these as they are, give {flag}")
 
 
 def _is_of_backbone(name: str, matched: Matched) -> bool:
