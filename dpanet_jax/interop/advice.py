@@ -71,16 +71,18 @@ def backbone_hint(given: Shapes, expected: Shapes) -> str:
 
 def _backbone(shapes: Shapes) -> dict[str, Any]:
     """The options of config.model that make a ResNet or ResNeSt of these shapes; {} where it is none."""
-    found = [re.search(r"(?:^|\.)layer([1-4])\.(\d+)\.conv1\.weight$", name) for name in shapes]
+    first = "layer1.0.conv1.weight"
+    root = next((name.removesuffix(first) for name in shapes if f".{name}".endswith(f".{first}")), "")
+    found = [re.fullmatch(r"layer([1-4])\.(\d+)\.conv1\.weight", name.removeprefix(root)) for name in shapes]
     blocks = {(int(m[1]), int(m[2])) for m in found if m}
     depths = tuple(sum(stage == s for s, _ in blocks) for stage in (1, 2, 3, 4))
 
     def shape(name: str) -> tuple[int, ...]:
-        return next((s for key, s in shapes.items() if key == name or key.endswith(f".{name}")), ())
+        return shapes.get(root + name, ())
 
     is_split = bool(shape("layer1.0.conv2.conv.weight"))
     kind = "Bottleneck" if shape("layer1.0.conv3.weight") else "BasicBlock"
-    width = shape("layer1.0.conv1.weight")[:1]
+    width = shape(first)[:1]
     if not width:
         return {}
     options: dict[str, Any] = {}
