@@ -1,4 +1,4 @@
-"""`import-torch`: what was exported comes back as a workdir that every verb takes, or one line says why not."""
+"""`import-torch`: what was exported comes back as a workdir that every verb takes; else one line says why."""
 
 import hashlib
 import json

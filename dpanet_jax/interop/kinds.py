@@ -10,6 +10,7 @@ from dpanet_jax.interop.errors import WeightsError
 
 Kind: TypeAlias = Literal["safetensors", "torch", "unknown"]
 
+_CHUNK = 1 << 20
 _AGAIN = "download or copy it again"
 _UNPACK = "unpack it, and give the weights file that is in it"
 _CONVERT = "weights are read from PyTorch's files and .safetensors only"
@@ -89,11 +90,16 @@ def _is(path: Path, what: str, advice: str) -> WeightsError:
 
 
 def _require_torch_zip(path: Path) -> None:
-    """Raises WeightsError for a zip archive that is not of torch.save."""
+    """Raises WeightsError for a zip archive that is not of torch.save, or whose checksums do not hold."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+            for member in archive.infolist():
+                if member.CRC:  # PyTorch does not look at it, and may have been told to write none.
+                    with archive.open(member) as file:
+                        while file.read(_CHUNK):
+                            pass
+    except Exception as error:  # of whatever kind the damage leads to
         raise WeightsError(f"{path}: is cut short or damaged ({error}); {_AGAIN}") from error
     names = {member.rpartition("/")[2] for member in members}
     if "constants.pkl" in names:

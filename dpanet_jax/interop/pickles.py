@@ -70,7 +70,7 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         ) from error
     try:
         # PyTorch's own list of what is safe comes before these.
-        stand_ins = sorted(_globals(path) - {_name_of(known) for known in _numbers()})
+        stand_ins = sorted(_globals(path) - {_name_of(known) for known in _harmless()})
     except WeightsError:
         raise
     except Exception:  # A damaged file; what reads it below says how.
@@ -79,8 +79,9 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     if programs:
         raise _unsafe(path, f"it names {programs[0]}, to be run")
     try:
-        with torch.serialization.safe_globals([*_numbers(), *((_StandIn, name) for name in stand_ins)]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*_harmless(), *((_StandIn, name) for name in stand_ins)]):
+            with path.open("rb") as file:  # By its name, PyTorch would go by its suffix.
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of whatever kind the unpickler trips over
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise _unsafe(path, reason) from error
@@ -93,14 +94,29 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 class _StandIn:
-    """Takes the place of any class: what is made of it is an empty dictionary."""
+    """Takes the place of any class: what is made of it without arguments is an empty dictionary.
 
-    def __new__(cls, *_: Any) -> Any:
-        return OrderedDict()
+    That may be filled, as a dictionary of any class is. What is made with arguments, as the members of an
+    enumeration are, may be a key.
+    """
+
+    def __new__(cls, *arguments: Any) -> Any:
+        return object.__new__(cls) if arguments else OrderedDict()
+
+    def __init__(self, *_: Any) -> None:
+        pass
 
 
-def _numbers() -> list[Any]:
-    """NumPy's arrays and numbers, as scores and some weights are; they run nothing."""
+def _dictionary(*_: Any) -> Any:
+    return OrderedDict()
+
+
+def _list(*_: Any) -> Any:
+    return []
+
+
+def _harmless() -> list[Any]:
+    """NumPy's arrays and numbers, as scores and some weights are, and Python's own; they run nothing."""
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     dtypes = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"} | {
         type(np.dtype("S1")),
@@ -111,7 +127,9 @@ def _numbers() -> list[Any]:
         for core in ("core", "_core")
         for function, name in ((scalar, "scalar"), (array, "_reconstruct"))
     ]
-    return [*pairs, np.dtype, np.ndarray, *dtypes]
+    plain = [(kind, f"builtins.{kind.__name__}") for kind in (frozenset, int, float, str, bool, range, slice)]
+    filled = [(_dictionary, "collections.defaultdict"), (_list, "collections.deque")]
+    return [*pairs, *plain, *filled, np.dtype, np.ndarray, *dtypes]
 
 
 def _name_of(known: Any) -> str:

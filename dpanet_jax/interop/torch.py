@@ -121,6 +121,15 @@ def matched_to(
     }
     if any(problems.values()):
         raise _misfit(path, problems, matched, given, expected)
+    sound = {
+        name: np.isfinite(matched.weights[name]).all() for name in expected.keys() & given.keys() - wrong
+    }
+    if not all(sound.values()):
+        odd = sorted(name for name in sound if not sound[name])
+        raise WeightsError(
+            f"{path}: holds NaN or infinite numbers: {listed(odd)}; the training that wrote it had failed, "
+            "or the file is damaged"
+        )
     return matched
 
 

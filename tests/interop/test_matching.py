@@ -198,6 +198,17 @@ def test_a_network_of_another_kind(others):
     assert "bn1.bias" in message and len(message) < 400
 
 
+@pytest.mark.parametrize("name, value", [("bn1.bias", np.nan), ("layer1.0.conv1.weight", -np.inf)])
+def test_numbers_that_no_network_computes_with(name, value, variables, others):
+    """Of a training that failed."""
+    state_dict = to_state_dict(variables, backbone_only=True)
+    fit(state_dict, others)
+    state_dict[name] = state_dict[name].copy()
+    state_dict[name].flat[-1] = value
+    message = message_of(state_dict, others)
+    assert f"holds NaN or infinite numbers: 1 ({name})" in message
+
+
 def test_patterns_match_these_names_and_no_other():
     everything = ["a.b.weight", "a.b.bias", "a.c.weight", "ab.weight", "scale", "d.e.f", "d.e.g"]
     assert patterns_of(["a.b.weight", "a.b.bias", "scale"], everything) == ["a.b.*", "scale"]

@@ -115,7 +115,7 @@ class MMSegFCN(nn.Module):
 
 
 class TransformersResNet(nn.Module):
-    """transformers' ResNetForImageClassification, with bottlenecks of depths (3, 4, 6, 3): its four stages."""
+    """transformers' ResNetForImageClassification, of bottlenecks, (3, 4, 6, 3): its four stages."""
 
     class Layer(nn.Module):
         def __init__(self, inputs, outputs, size, stride=1):
