@@ -349,12 +349,35 @@ def export_torch(argv: list[str]) -> None:
     print(f"in PyTorch: load_state_dict(safetensors.torch.load_file({str(output)!r}))")
 
 
+def import_torch(argv: list[str]) -> None:
+    """Makes a workdir of a PyTorch checkpoint, without training."""
+
+    def define(values: flags.FlagValues, argv: list[str]) -> None:
+        _config_flag(values, argv)
+        _string(values, "weights", "a file of a whole network's weights, or an hf:// address")
+        _string(values, "workdir", "the run's folder to make; it must not be there, or be empty")
+        _string(values, "classes", "a classes.csv; none: the classes of the config's prepared data set")
+
+    values = _parse("import-torch", argv, define)
+    _required(values, "config", "weights", "workdir")
+    from dpanet_jax.training import imported
+
+    folder = imported.import_torch(values.config, values.weights, values.workdir, values.classes)
+    print(f"the weights of {values.weights} are in {folder}")
+    print(f"evaluate:   python -m dpanet_jax evaluate --workdir={values.workdir}")
+    print(f"go on here: the same --config and flags, with train --workdir={values.workdir}")
+
+
 VERBS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "prepare": (prepare, "write a data set to the disk once, checked: --dataset=NAME [--source=DIR]"),
     "train": (train, "train, or go on: --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE …]"),
     "evaluate": (evaluate, "figures on a split: --workdir=DIR [--split=NAME] [--protocol=whole]"),
     "predict": (predict, "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER"),
     "export-torch": (export_torch, "weights with PyTorch's names: --workdir=DIR --output=FILE.safetensors"),
+    "import-torch": (
+        import_torch,
+        "the inverse: --config=configs/NAME.py --weights=FILE --workdir=DIR [--classes=FILE]",
+    ),
     "compare": (compare, "hold the numbers against PyTorch's: --config=configs/NAME.py --torch=FILE|random"),
 }
 

@@ -29,6 +29,7 @@ CONFIG_READERS = {
     "__main__",
     "compare.run",
     "training.build",
+    "training.imported",
     "training.loop",
     "training.workdir",
     "training.layout",
@@ -105,13 +106,13 @@ def test_a_config_is_read_in_few_places():
     """A ConfigDict goes no deeper than where a run's parts are made."""
     for name, path in MODULES.items():
         if "ConfigDict" in path.read_text(encoding="utf-8"):
-            allowed = {"config", "compare.run", "training.build", "training.loop"}
+            allowed = {"config", "compare.run", "training.build", "training.loop", "training.imported"}
             assert name in allowed, name
 
 
 def test_only_the_twin_its_side_of_the_comparison_and_the_reader_of_files_know_pytorch():
     known = {name for name, path in MODULES.items() if {"torch"} & top_level_imports(path)}
-    assert known == {"compare.torch_side", "interop.files"} | {
+    assert known == {"compare.torch_side", "interop.pickles"} | {
         name for name in MODULES if name.startswith("interop.twin.") and name != "interop.twin"
     }
 

@@ -161,11 +161,12 @@ def _weights(
     held: dict[str, np.ndarray] = {}
     if weights != "random":
         held = torch_weights.read(weights)
-        torch_weights.fit(held, like, missing, weights)  # An error of the file comes before any work.
+        # An error of the file comes before any work; prefixes and other projects' names are gone then.
+        held = torch_weights.matched_to(held, like, missing, weights).weights
     state_dict = torch_side.random_weights(recipe, batch, options.run.seed)
     variables = torch_weights.fit(state_dict, like)
     if held:
-        variables = torch_weights.fit(held, variables, missing, weights)
+        variables = torch_weights.fit(held, variables, ("*",), weights)
         state_dict = torch_side.laid_over(held, state_dict)
     return variables, state_dict
 

@@ -2,37 +2,46 @@
 
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from dpanet_jax import paths
-from dpanet_jax.errors import DPANetError
+from dpanet_jax.interop.errors import WeightsError
+from dpanet_jax.interop.kinds import kind_of, require_no_folder
+from dpanet_jax.interop.pickles import read_torch
 
 # A local path, or an address on the Hub.
 Source: TypeAlias = str | os.PathLike[str]
 HUB = "hf://"
 DEFAULT_FILE = "model.safetensors"
-# PyTorch-Encoding and DANet save theirs as .pth.tar, which is no archive; .bin is the Hub's.
-_PICKLES = (".pth", ".pt", ".pth.tar", ".bin")
-
-
-class WeightsError(DPANetError, ValueError):
-    """Weights cannot be had, or do not fit the model; the message says which and why, on one line."""
+# PyTorch-Encoding and DANet save theirs as .pth.tar, which is no archive, PyTorch's tutorials as .tar; .bin
+# is the Hub's, and .ckpt Lightning's.
+_PICKLES = (".pth", ".pt", ".pth.tar", ".tar", ".bin", ".ckpt")
 
 
 def read_state_dict(path: Source) -> dict[str, np.ndarray]:
     """{name: array} of a weights file; half precision becomes float32. WeightsError where it is not one.
 
-    `path` is what `resolve` takes: a .safetensors file, or one of PyTorch's (.pth, .pt, .pth.tar, .bin),
-    which needs PyTorch and is read with weights_only=True. A training checkpoint's weights are those under
-    `state_dict`.
+    `path` is what `resolve` takes: a .safetensors file, or one of PyTorch's (.pth, .pt, .bin, .ckpt, .tar),
+    which needs PyTorch and is read with weights_only=True. Which of them it is, its content says. A training
+    checkpoint's weights are those under `state_dict`, `model` or the like.
     """
+    return read(path)[0]
+
+
+def read(path: Source) -> tuple[dict[str, np.ndarray], list[str]]:
+    """`read_state_dict`, and the lines that its reader is to be told."""
     file = resolve(path)
+    require_no_folder(file)
     if not file.is_file():
         raise WeightsError(f"{file}: there is no such file")
-    require_weights_suffix(file)
-    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    kind = kind_of(file)
+    if kind == "unknown":
+        require_weights_suffix(file)
+    if kind == "safetensors" or (kind == "unknown" and file.suffix == ".safetensors"):
+        return _read_safetensors(file), []
+    return read_torch(file)
 
 
 def write_state_dict(state_dict: dict[str, np.ndarray], path: Source) -> None:
@@ -127,30 +136,6 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from error
     halves = (np.float16, ml_dtypes.bfloat16)
     return {name: a.astype(np.float32) if a.dtype in halves else a for name, a in arrays.items()}
-
-
-def _read_pickle(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading it needs PyTorch (pip install torch), or a .safetensors file instead"
-        ) from error
-    # PyTorch-Encoding's checkpoints hold their best score beside the weights, as a NumPy number.
-    scalar = np.float64(0).__reduce__()[0]
-    numbers: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*numbers, np.dtype, type(np.dtype(np.float64))]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of whatever kind the unpickler trips over
-        raise WeightsError(f"{path}: not a file of weights that is safe to read ({_words(error)})") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
-        raise WeightsError(f"{path}: holds no state dict (a dictionary of tensors)")
-    return {
-        name: (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy(force=True)
-        for name, value in content.items()
-    }
 
 
 def _words(error: BaseException) -> str:

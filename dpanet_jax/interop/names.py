@@ -5,7 +5,8 @@ that itself. A parameter whose own name is not in LEAVES has a line for itself, 
 "gate.level"}. The names are those of torchvision (ResNet), of PyTorch-Encoding (deep stem, ResNeSt, FCN
 head, and the whole network's `pretrained`, `head` and `auxlayer`) and of DANet's published code (its head).
 
-A head, backbone or network of your own gets its names by `register_head_names` and the like.
+Other projects' spellings of the same networks are in `spellings`. A head, backbone or network of your own
+gets its names by `register_head_names` and the like.
 """
 
 import itertools
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dpanet_jax.interop.files import WeightsError
+from dpanet_jax.interop.errors import WeightsError
 
 Table = Mapping[str, str]
 
@@ -117,8 +118,6 @@ DANET_ATTENTION = (
     "head.sa.value_conv.weight",
     "head.sa.value_conv.bias",
 )
-# On every name of a network that was saved inside PyTorch's DataParallel.
-DATA_PARALLEL = "module."
 
 
 def register_head_names(name: str, table: Table) -> None:
@@ -180,6 +179,13 @@ def is_danet(state_dict: Mapping[str, np.ndarray]) -> bool:
     return query is not None and query.ndim == 4 and query.shape[0] != query.shape[1]
 
 
+def leaf_paths(variables: dict[str, Any], part: str) -> Iterator[tuple[str, ...]]:
+    """The path in `variables` of each parameter and statistic of a part: ("params", part, module …, leaf)."""
+    for collection in ("params", "batch_stats"):
+        for path in _leaves(variables.get(collection, {}).get(part, {})):
+            yield (collection, part, *path)
+
+
 def _names_of(part: str, leaves: list[str], params: dict[str, Any]) -> list[str]:
     """PyTorch's names, below the part's own, of leaves that are written as paths below the part."""
     of_part: dict[str, list[Table]] = {
@@ -189,7 +195,7 @@ def _names_of(part: str, leaves: list[str], params: dict[str, Any]) -> list[str]
         "network": [*NETWORK_NAMES.values()],
     }
     tables = of_part[part]
-    named = [[_name_in(table, leaf) for leaf in leaves] for table in tables]
+    named = [[name_in(table, leaf) for leaf in leaves] for table in tables]
     sizes = [len(table) for table, names in zip(tables, named, strict=True) if None not in names]
     whole = {
         tuple(str(name) for name in names)
@@ -209,8 +215,8 @@ def _names_of(part: str, leaves: list[str], params: dict[str, Any]) -> list[str]
     raise WeightsError(f"{part}/{odd} has no name of its own in PyTorch: {words}")
 
 
-def _name_in(table: Table, leaf: str) -> str | None:
-    """The name of a leaf by a table, or None."""
+def name_in(table: Table, leaf: str) -> str | None:
+    """The name of a leaf, written as a path, by a table; None where the table lacks its module."""
     if leaf in table:
         return table[leaf]
     module, _, last = leaf.rpartition("/")
@@ -219,20 +225,27 @@ def _name_in(table: Table, leaf: str) -> str | None:
     return f"{table[module]}.{LEAVES[last]}" if table[module] else LEAVES[last]
 
 
-def _residual(params: dict[str, Any]) -> list[Table]:
-    """The table of a ResNet or ResNeSt of these blocks; none where it is neither."""
-    if "conv2" not in params.get("layer1_0", {}):
-        return []
-    table = dict(DEEP_STEM if "conv1_0" in params else PLAIN_STEM)
-    block = RESNEST_BLOCK if "conv" in params["layer1_0"]["conv2"] else RESNET_BLOCK
+def residual_table(
+    params: Mapping[str, Any], stem: Table, block: Table, block_name: str = "layer{stage}.{i}"
+) -> Table:
+    """The table of a residual backbone of these modules, with a stem's and a block's names."""
+    table = dict(stem)
     for stage in (1, 2, 3, 4):
         for i in itertools.count():
             if f"layer{stage}_{i}" not in params:
                 break
-            table.update(
-                {f"layer{stage}_{i}/{key}": f"layer{stage}.{i}.{name}" for key, name in block.items()}
-            )
-    return [table]
+            name = block_name.format(stage=stage, stage_from_0=stage - 1, i=i)
+            table.update({f"layer{stage}_{i}/{key}": f"{name}.{below}" for key, below in block.items()})
+    return table
+
+
+def _residual(params: dict[str, Any]) -> list[Table]:
+    """The table of a ResNet or ResNeSt of these blocks; none where it is neither."""
+    if "conv2" not in params.get("layer1_0", {}):
+        return []
+    stem = DEEP_STEM if "conv1_0" in params else PLAIN_STEM
+    block = RESNEST_BLOCK if "conv" in params["layer1_0"]["conv2"] else RESNET_BLOCK
+    return [residual_table(params, stem, block)]
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

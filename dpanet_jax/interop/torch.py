@@ -1,33 +1,49 @@
 """Weights with PyTorch's names, into a Segmenter and out of it.
 
-Each name stands in an explicit table (`names`), made from the model's own variables; every key of a file
-(`files`) is accounted for.
+Each name stands in an explicit table (`names`, `spellings`), made from the model's own variables; every key
+of a file (`files`) is accounted for.
 """
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from dpanet_jax.interop.files import Source, WeightsError, read_state_dict
-from dpanet_jax.interop.names import DANET_ATTENTION, DATA_PARALLEL, IGNORED, is_danet, name_table
-
-_SHOWN = 10
-_FUSED = "head.conv8.1.weight"
+from dpanet_jax import progress
+from dpanet_jax.interop import files
+from dpanet_jax.interop.advice import (
+    FUSED,
+    Shapes,
+    backbone_hint,
+    classes_of,
+    fusion_hint,
+    listed,
+    missing_flag,
+    patterns_of,
+)
+from dpanet_jax.interop.errors import OtherClassesError, WeightsError
+from dpanet_jax.interop.files import Source, read_state_dict
+from dpanet_jax.interop.matching import Matched, match, matches
+from dpanet_jax.interop.names import PARTS, name_table
 
 StateDict = dict[str, np.ndarray]
 
 
-def load(path: Source, variables: dict[str, Any], missing: tuple[str, ...] = ()) -> dict[str, Any]:
+def load(
+    path: Source, variables: dict[str, Any], missing: tuple[str, ...] = (), *, whole: bool = False
+) -> dict[str, Any]:
     """`variables` of a Segmenter with the weights of a file in their place.
 
     `path` is what `files.read_state_dict` takes: a .safetensors file, one of PyTorch's, or
     hf://OWNER/NAME[/FILE]. A file whose names begin with `pretrained.` is of a whole network
-    (PyTorch-Encoding's FCN, DANet, or ours) and replaces everything; any other is of a backbone (torchvision,
-    PyTorch-Encoding's ResNet-s, ResNeSt, timm) and leaves the heads as they are. A network that is registered
-    as a whole is replaced as a whole. Values are cast to the model's dtype.
+    (PyTorch-Encoding's FCN, DANet, or ours) and replaces everything, as does an FCN of torchvision or
+    mmsegmentation in a model with the same heads; any other is of a backbone (torchvision, PyTorch-Encoding's
+    ResNet-s, ResNeSt, timm, mmpretrain, transformers, or the backbone of a network with other heads) and
+    leaves the heads as they are. A network that is registered as a whole is replaced as a whole. One prefix
+    before every name, such as `module.` or `model.backbone.`, is taken off. Values are cast to the model's
+    dtype. What is left out is printed.
 
     A name that is missing, unexpected or mis-shaped is a WeightsError that lists them all, but for those
     that `missing`, patterns of fnmatch, names: what the model has of these keeps its value where the file
@@ -35,15 +51,27 @@ def load(path: Source, variables: dict[str, Any], missing: tuple[str, ...] = ())
     ("head.conv[678].*", "auxlayer.conv5.4.*") takes a checkpoint to another number of classes, and
     ("head.*",) to another head. A pattern that matches no name on either side is an error too.
 
+    With `whole`, a file that gives a backbone alone is an error.
+
     Of a DANet the position attention, `head.sa`, is left out: SPA, which stands in its place, keeps its
     values. Its channel attention is CPA with affinity "subtract", and its branches are added: fusion "sum".
     """
-    return fit(read(path), variables, missing, path)
+    state_dict, said = files.read(path)
+    matched = matched_to(state_dict, variables, missing, path)
+    if whole and not matched.whole:
+        without = "".join(f"; {line}" for line in matched.said)
+        raise WeightsError(
+            f"{path}: holds the backbone alone of the network that config.model describes{without}. To train "
+            f"a network that starts from it, give it as --config.model.pretrained={path}"
+        )
+    for line in (*said, *matched.said):
+        progress.message(f"{path}: {line}")
+    return fit(state_dict, variables, missing, path)
 
 
 def read(path: Source) -> StateDict:
-    """A file's {name: array}, the names as they are outside of DataParallel. Raises WeightsError."""
-    return _without_prefix(read_state_dict(path))
+    """A file's {name: array}, by its own names. Raises WeightsError."""
+    return read_state_dict(path)
 
 
 def fit(
@@ -53,42 +81,94 @@ def fit(
     path: Source = "the state dict",
 ) -> dict[str, Any]:
     """`load`, of a state dict that was read before; `path` is what errors call it."""
-    whole = "backbone" not in variables["params"] or any(n.startswith("pretrained.") for n in state_dict)
-    table = name_table(variables, backbone_only=not whole)
-    for pattern in missing:
-        if not fnmatch.filter(table.keys() | state_dict.keys(), pattern):
-            raise WeightsError(
-                f"config.model.pretrained_missing: {pattern!r} matches no name of the model or of {path}"
-            )
-    left_out = _matching(state_dict, IGNORED) - table.keys()
-    if is_danet(state_dict):
-        left_out |= state_dict.keys() & set(DANET_ATTENTION)
-        table = {name: key for name, key in table.items() if not name.startswith("head.sa.")}
-    state_dict = {name: value for name, value in state_dict.items() if name not in left_out}
-
-    allowed = _matching(table.keys() | state_dict.keys(), missing)
-    shapes = {name: torch_shape(_get(variables, key).shape) for name, key in table.items()}
-    both = [name for name in table if name in state_dict]
-    wrong = {name for name in both if state_dict[name].shape != shapes[name]}
-    problems = {
-        "missing": sorted(table.keys() - state_dict.keys() - allowed),
-        "unexpected": sorted(state_dict.keys() - table.keys() - allowed),
-        "mis-shaped": [
-            f"{name} {state_dict[name].shape} instead of {shapes[name]}" for name in sorted(wrong - allowed)
-        ],
-    }
-    words = [f"{kind} {_listed(names)}" for kind, names in problems.items() if names]
-    if words:
-        hint = _fusion_hint(state_dict, shapes) if _FUSED in wrong - allowed else ""
-        raise WeightsError(f"{path} does not fit the model: {'; '.join(words)}{hint}")
+    matched = matched_to(state_dict, variables, missing, path)
     leaves = {}
-    for name in both:
-        if name not in wrong:
-            old = _get(variables, table[name])
-            leaves[table[name]] = from_torch(state_dict[name], old.shape).astype(old.dtype)
+    for name, value in matched.weights.items():
+        key = matched.table.get(name)
+        old = None if key is None else _get(variables, key)
+        if key is not None and old is not None and value.shape == torch_shape(old.shape):
+            leaves[key] = from_torch(value, old.shape).astype(old.dtype)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaves.get(tuple(entry.key for entry in path), leaf), variables
     )
+
+
+def matched_to(
+    state_dict: StateDict,
+    variables: dict[str, Any],
+    missing: tuple[str, ...] = (),
+    path: Source = "the state dict",
+) -> Matched:
+    """A file's arrays by the model's names. Raises WeightsError where they do not fit; see `load`."""
+    shapes = {key: torch_shape(_get(variables, key).shape) for key in name_table(variables).values()}
+    matched = match(state_dict, variables, shapes, missing, path)
+    expected = {name: shapes[key] for name, key in matched.table.items()}
+    given = {name: value.shape for name, value in matched.weights.items()}
+    names = expected.keys() | given.keys()
+    own = {name: (name, matched.own.get(name, name)) for name in names}
+    for pattern in missing:
+        if not fnmatch.filter({*names, *state_dict}, pattern):
+            raise WeightsError(
+                f"config.model.pretrained_missing: {pattern!r} matches no name of the model or of {path}"
+            )
+    allowed = {name for name in names if any(matches(other, missing) for other in own[name])}
+    outside = {name for name in matched.outside if not matches(name, missing)}
+    wrong = {name for name in names if name in expected and name in given and given[name] != expected[name]}
+    problems = {
+        "missing": sorted(expected.keys() - given.keys() - allowed),
+        "unexpected": sorted((given.keys() - expected.keys() - allowed) | outside),
+        "mis-shaped": sorted(wrong - allowed),
+    }
+    if any(problems.values()):
+        raise _misfit(path, problems, matched, given, expected)
+    sound = {
+        name: np.isfinite(matched.weights[name]).all() for name in expected.keys() & given.keys() - wrong
+    }
+    if not all(sound.values()):
+        odd = sorted(name for name in sound if not sound[name])
+        raise WeightsError(
+            f"{path}: holds NaN or infinite numbers: {listed(odd)}; the training that wrote it had failed, "
+            "or the file is damaged"
+        )
+    return matched
+
+
+def _misfit(
+    path: Source, problems: Mapping[str, list[str]], matched: Matched, given: Shapes, expected: Shapes
+) -> WeightsError:
+    """The error that says what does not fit, and what to do about it."""
+    wrong = problems["mis-shaped"]
+    shown = {
+        **problems,
+        "mis-shaped": [f"{name} {given[name]} instead of {expected[name]}" for name in wrong],
+    }
+    words = "; ".join(f"{kind} {listed(names)}" for kind, names in shown.items() if names)
+    if matched.prefix:
+        words += f" (the file's names without their prefix {matched.prefix!r})"
+    if FUSED in wrong:
+        words += fusion_hint(given[FUSED], expected[FUSED])
+    words = f"{path} does not fit the model: {words}{backbone_hint(given, expected)}"
+    odd = [name for names in problems.values() for name in names]
+    flag = missing_flag(patterns_of(odd, expected.keys() | given.keys() | matched.outside.keys()))
+    classes = classes_of({name: given[name] for name in wrong}, {name: expected[name] for name in wrong})
+    if classes and len(odd) == len(wrong):
+        words += f"; the file is for {classes[0]} classes and the model for {classes[1]}"
+        return OtherClassesError(f"{words}: to take all but the classifiers, give {flag}", *classes)
+    if any(_is_of_backbone(name, matched) for name in odd):
+        return WeightsError(words)
+    auxiliary = f"{PARTS['auxiliary_head']}."
+    if problems["missing"] == odd and all(name.startswith(auxiliary) for name in odd):
+        words += "; the file has no auxiliary head: give --config.model.auxiliary=False"
+        return WeightsError(f"{words}, or, to train one from a random start, {flag}")
+    return WeightsError(f"{words}; to take what fits, and leave these as they are, give {flag}")
+
+
+def _is_of_backbone(name: str, matched: Matched) -> bool:
+    if name in matched.outside:
+        return False
+    start = f"{PARTS['backbone']}." if matched.whole else ""
+    tops = {other.removeprefix(start).partition(".")[0] for other in matched.table if other.startswith(start)}
+    return name.startswith(start) and name.removeprefix(start).partition(".")[0] in tops
 
 
 def to_state_dict(variables: dict[str, Any], backbone_only: bool = False) -> StateDict:
@@ -129,32 +209,7 @@ def to_torch(value: np.ndarray) -> np.ndarray:
     return value.T[:, :, None, None] if value.ndim == 2 else np.atleast_1d(value)
 
 
-def _without_prefix(state_dict: StateDict) -> StateDict:
-    """A network's names as they are outside of DataParallel."""
-    if not all(name.startswith(DATA_PARALLEL) for name in state_dict):
-        return state_dict
-    return {name.removeprefix(DATA_PARALLEL): value for name, value in state_dict.items()}
-
-
-def _matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
-    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
-
-
-def _fusion_hint(state_dict: StateDict, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The option under which the fused classifier would fit: added branches are half as wide as two."""
-    given, expected = state_dict[_FUSED].shape, shapes[_FUSED]
-    for fusion, ratio in (("sum", 1 / 2), ("concat", 2)):
-        if len(given) == 4 and given[1] == ratio * expected[1]:
-            return f" (the file's classifier is one for config.model.fusion={fusion!r})"
-    return ""
-
-
 def _get(tree: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         tree = tree[name]
     return tree
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} ({', '.join(names[:_SHOWN])}{more})"

@@ -20,6 +20,7 @@ from dpanet_jax.progress import is_main_process, message, progress_bar
 from dpanet_jax.training import pictures
 from dpanet_jax.training.build import Parts, build, require_valid
 from dpanet_jax.training.errors import Interrupted, NotFinite, TrainingError
+from dpanet_jax.training.imported import require_classes
 from dpanet_jax.training.interruption import Interruption
 from dpanet_jax.training.log import RunLog, Window
 from dpanet_jax.training.state import TrainState
@@ -44,7 +45,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
         state = parts.initial_state
         if checkpoints.latest is not None:
             restored = checkpoints.restore(state)
-            parts.batches.set_state(restored.about["data"])
+            if restored.about["data"]:
+                parts.batches.set_state(restored.about["data"])
+            else:  # Of weights that were imported: no batch has been read yet.
+                require_classes(restored.about, parts.classes)
             state = TrainState.from_checkpoint(restored)
             logging.info("going on from step %d", restored.step)
         with folder.open_log(int(state.step)) as log:

@@ -1,12 +1,12 @@
 """A ResNet in plain PyTorch, after the published architecture and with its parameter names.
 
-The deep stem, and the dilations of a dilated stage, are PyTorch-Encoding's. What needs it is skipped where
-PyTorch is not installed.
+The deep stem, and the dilations of a dilated stage, are PyTorch-Encoding's; the v1c stem is mmsegmentation's.
+What needs it is skipped where PyTorch is not installed.
 """
 
 import pytest
 
-DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
 
 def _networks(torch):
@@ -42,12 +42,16 @@ def _networks(torch):
     class ResNet(nn.Module):
         def __init__(self, name, width=4, stem="plain", output_stride=32, multi_grid=()):
             super().__init__()
-            bottleneck = name == "resnet50"
+            bottleneck = name != "resnet18"
             if stem == "plain":
                 self.conv1, channels = nn.Conv2d(3, width, 7, 2, 3, bias=False), width
+                self.bn1 = nn.BatchNorm2d(channels)
+            elif stem == "v1c":
+                self.stem, channels = self.deep_stem(width // 2), width
+                self.stem.extend([nn.BatchNorm2d(width), nn.ReLU()])
             else:
                 self.conv1, channels = self.deep_stem(width), 2 * width
-            self.bn1 = nn.BatchNorm2d(channels)
+                self.bn1 = nn.BatchNorm2d(channels)
             stride_so_far, dilation = 4, 1
             for stage, depth in enumerate(DEPTHS[name]):
                 planes, stride, first = width * 2**stage, 1 if stage == 0 else 2, dilation
@@ -75,7 +79,8 @@ def _networks(torch):
             )
 
         def forward(self, x):
-            x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+            x = self.stem(x) if hasattr(self, "stem") else torch.relu(self.bn1(self.conv1(x)))
+            x = nn.functional.max_pool2d(x, 3, 2, 1)
             stages = {}
             for i in (1, 2, 3, 4):
                 stages[f"c{i}"] = x = getattr(self, f"layer{i}")(x)

@@ -41,7 +41,7 @@ GRID = ("tuple",)
         ({"backbone": "resnet19"}, ARCHITECTURES),
         ({"bn_variance": "sample"}, ("unbiased", "biased")),
         ({"align_corners": 1}, BOOLEAN),
-        ({"stem": 3}, ("plain", "deep")),
+        ({"stem": 3}, ("plain", "deep", "v1c")),
         ({"output_stride": 4}, (8, 16, 32)),
         ({"output_stride": "8"}, (8, 16, 32)),
         ({"output_stride": 8.0}, (8, 16, 32)),

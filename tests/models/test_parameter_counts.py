@@ -33,6 +33,8 @@ def backbone_count(name, stem="plain"):
     count = total - (c4 * 1000 + 1000)
     if name.startswith("resnest"):  # has the deep stem either way
         return count
+    if stem == "v1c":  # mmsegmentation's ResNetV1c: 32, 32 and 64 channels, so that all else is as with plain
+        return count - conv_bn(3, 64, 7) + conv_bn(3, 32, 3) + conv_bn(32, 32, 3) + conv_bn(32, 64, 3)
     if stem == "deep":
         count -= conv_bn(3, 64, 7)
         count += conv_bn(3, 64, 3) + conv_bn(64, 64, 3) + conv_bn(64, 128, 3)
@@ -81,6 +83,11 @@ BACKBONES = {
     ("resnet50", "deep"): 23_631_808,
     ("resnet101", "deep"): 42_623_936,
     ("resnet152", "deep"): 58_267_584,
+    ("resnet18", "v1c"): 11_195_744,
+    ("resnet34", "v1c"): 21_303_904,
+    ("resnet50", "v1c"): 23_527_264,
+    ("resnet101", "v1c"): 42_519_392,
+    ("resnet152", "v1c"): 58_163_040,
     ("resnest50", "plain"): 25_434_240,
     ("resnest101", "plain"): 46_226_016,
 }
@@ -88,7 +95,9 @@ BACKBONES = {
 
 def test_every_architecture_has_its_count():
     assert PUBLISHED.keys() == models.BACKBONES.keys()
-    stems = {name: ("plain",) if name.startswith("resnest") else ("plain", "deep") for name in PUBLISHED}
+    stems = {
+        name: ("plain",) if name.startswith("resnest") else ("plain", "deep", "v1c") for name in PUBLISHED
+    }
     assert {(name, stem) for name in stems for stem in stems[name]} == BACKBONES.keys()
 
 

@@ -98,7 +98,7 @@ def test_second_convolution_of_a_basic_block_has_the_stages_dilation():
 @pytest.mark.parametrize(
     "option, choices",
     [
-        ({"stem": "deeper"}, ("plain", "deep")),
+        ({"stem": "deeper"}, ("plain", "deep", "v1c")),
         ({"output_stride": 4}, (8, 16, 32)),
     ],
 )

@@ -136,9 +136,9 @@ def _deep_stem(first: int) -> nn.Sequential:
 class ResNet(nn.Module):
     """A backbone without classifier. `channels` is a tuple: those of c1, c2, c3 and c4.
 
-    `architecture` is a key of ARCHITECTURES, `stem` "plain" (7x7) or "deep" (a ResNeSt's is always deep),
-    `width` the channels of the first stage before expansion (published: 64). With `output_stride` 8 or 16 the
-    stages beyond it keep their size and are dilated, their first block half as much as the rest.
+    `architecture` is a key of ARCHITECTURES, `stem` "plain" (7x7), "deep" or "v1c" (a ResNeSt's is always
+    deep), `width` the channels of the first stage before expansion (published: 64). With `output_stride` 8
+    or 16 the stages beyond it keep their size and are dilated, their first block half as much as the rest.
     `multi_grid`, one dilation for each block of layer4, replaces the dilations there.
 
     Published classifiers hold `fc.weight` and `fc.bias`: loading a state dict drops them.
@@ -157,8 +157,10 @@ class ResNet(nn.Module):
         if kind == "split" and width % 2:
             raise ValueError(f"width={width}: a ResNeSt's must be even, for its splits halve it")
         self.conv1: nn.Module
-        if kind == "split" or stem == "deep":
-            first = width // 2 if architecture == "resnest50" else width
+        if kind == "split" or stem in ("deep", "v1c"):
+            first = (
+                width // 2 if architecture == "resnest50" or (kind != "split" and stem == "v1c") else width
+            )
             self.conv1, channels = _deep_stem(first), 2 * first
         else:
             self.conv1, channels = _conv(3, width, 7, 2), width

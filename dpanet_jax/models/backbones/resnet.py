@@ -1,7 +1,7 @@
 """ResNet v1 (stride on the 3×3), dilated to an output stride.
 
-Parameter for parameter those of torchvision (plain stem) and PyTorch-Encoding (deep stem). Axes: B batch,
-H and W of the image or a feature map, C channels.
+Parameter for parameter those of torchvision (plain stem), PyTorch-Encoding (deep stem) and mmsegmentation
+(v1c stem). Axes: B batch, H and W of the image or a feature map, C channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,8 +126,11 @@ class ResNet(nn.Module):
     architecture: str
     numerics: Numerics = Numerics()
     stem: Annotated[
-        Literal["plain", "deep"],
-        Option("first layers of a ResNet: plain, one 7×7 as torchvision's; deep, three 3×3 as ResNet-s"),
+        Literal["plain", "deep", "v1c"],
+        Option(
+            "first layers of a ResNet: plain, one 7×7 as torchvision's; deep, three 3×3 as ResNet-s; v1c, "
+            "three 3×3 half as wide, as mmsegmentation's"
+        ),
     ] = "plain"
     width: Width = 64
     output_stride: OutputStride = 8
@@ -137,6 +140,8 @@ class ResNet(nn.Module):
     def __post_init__(self) -> None:
         check_fields(self)
         check_multi_grid(self.architecture, ARCHITECTURES[self.architecture][1][3], self.multi_grid)
+        if self.stem == "v1c" and self.width % 2:
+            raise OptionError(f"width={self.width!r}: must be even, for stem='v1c' starts with half of it")
         super().__post_init__()
 
     @nn.compact
@@ -145,7 +150,8 @@ class ResNet(nn.Module):
         if self.stem == "plain":
             x = nn.relu(norm(name="bn1")(conv(self.width, 7, 2, name="conv1")(x)))
         else:
-            x = deep_stem(x, (self.width, self.width, 2 * self.width), conv, norm)
+            first = self.width if self.stem == "deep" else self.width // 2
+            x = deep_stem(x, (first, first, 2 * first), conv, norm)
         block, depths = ARCHITECTURES[self.architecture]
         return residual_stages(self, x, block, depths, conv, norm)
 
