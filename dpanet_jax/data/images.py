@@ -127,7 +127,7 @@ def decode(encoded: bytes, name: object) -> Image.Image:
     return image
 
 
-class _NotRead(SyntaxError):
+class _NotRead(DPANetError, SyntaxError):
     """The first bytes are of no format that is read."""
 
 

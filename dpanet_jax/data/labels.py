@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.data.images import DEEP_MODES
+from dpanet_jax.errors import DPANetError
 
 _FORMATS = ("PNG", "BMP", "TIFF")
 _PNG_BIT_DEPTH_BYTE = 24
@@ -26,7 +27,7 @@ _MANY = 8
 Color = tuple[int, int, int]
 
 
-class LabelProblem(ValueError):
+class LabelProblem(DPANetError, ValueError):
     """What is wrong with the pixels of a label file, without the file's name."""
 
 
