@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dpanet_jax import paths
@@ -26,7 +27,7 @@ _SUMMARY = {
 def print_table(matrix: ConfusionMatrix, names: Sequence[str], title: str, absent: str = "exclude") -> None:
     """Per class IoU, accuracy and share of the labelled pixels, in percent, then the means."""
     figures = matrix.compute(absent)
-    table = Table(title=title)
+    table = Table(title=escape(title))
     table.add_column("class")
     for column in ("IoU %", "accuracy %", "pixels %"):
         table.add_column(column, justify="right")
@@ -34,7 +35,7 @@ def print_table(matrix: ConfusionMatrix, names: Sequence[str], title: str, absen
     for k, name in enumerate(names):
         note = "" if figures["present"][k] else " (absent)"
         table.add_row(
-            name + note,
+            escape(name) + note,
             _percent(figures["iou"][k]),
             _percent(figures["accuracy"][k]),
             _percent(figures["labels"][k] / total),

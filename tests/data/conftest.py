@@ -1,12 +1,19 @@
 """Tiny data sets in the forms that the builders read."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import dpanet_jax.data
 from dpanet_jax.data.prepare import prepare
+
+ROOT = Path(dpanet_jax.data.__file__).parents[2]
 
 
 def save_pair(image: Path, label: Path, seed: int, size=(24, 32), ids=(0, 1, 2), palette=False):
@@ -79,3 +86,19 @@ def folder_data_dir(tmp_path_factory):
         save_pair(image, source / "labels" / split / "wide.png", seed=9, size=(16, 40))
     prepare("folder", root / "data", source, quiet=True)
     return root / "data"
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """A function that runs Python code in a process of its own, with warnings as errors."""
+
+    def run(code, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run

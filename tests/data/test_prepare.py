@@ -1,12 +1,5 @@
-"""`prepare`: every error names its files, and a data set is either whole or not there."""
+"""`prepare`: what it takes and stores, and what it says."""
 
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 import warnings
 from pathlib import Path
 
@@ -15,27 +8,15 @@ import pytest
 from PIL import Image
 
 import dpanet_jax.data
-from dpanet_jax.data import pipeline
 from dpanet_jax.data.datasets import DATASETS, DataSet, register
 from dpanet_jax.data.datasets.folder import list_folder
 from dpanet_jax.data.listing import DataError, Listing, Pair
 from dpanet_jax.data.location import DatasetNotFound, dataset_dir
-from dpanet_jax.data.options import Augmentation
 from dpanet_jax.data.pipeline import open_split
-from dpanet_jax.data.prepare import PreparedElsewhere, prepare
+from dpanet_jax.data.prepare import prepare
 from dpanet_jax.errors import DPANetError
 
 ROOT = Path(dpanet_jax.data.__file__).parents[2]
-
-
-def run_script(code, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -88,162 +69,6 @@ def test_images_of_other_modes_are_read_as_rgb(tmp_path, make_folder):
     for i in range(4):
         assert split[i]["image"].shape == (24, 32, 3)
     np.testing.assert_array_equal(split[2]["image"], np.asarray(rgb))
-
-
-def wrong_size(source):
-    Image.new("L", (8, 9)).save(source / "labels/train/0001.png")
-    return "0001.png is 32x24 and .*0001.png is 8x9: sizes differ"
-
-
-def truncated_image(source):
-    path = source / "images/train/0001.png"
-    path.write_bytes(path.read_bytes()[:-40])
-    return "images/train/0001.png: unreadable"
-
-
-def truncated_jpeg(source):
-    path = source / "images/train/0001.png"
-    image = Image.open(path).resize((64, 48)).resize((32, 24))
-    path.unlink()
-    image.save(path.with_suffix(".jpg"))
-    encoded = path.with_suffix(".jpg").read_bytes()
-    path.with_suffix(".jpg").write_bytes(encoded[: len(encoded) - 60])
-    return "images/train/0001.jpg: unreadable"
-
-
-def not_an_image(source):
-    (source / "labels/val/0000.png").write_text("not a picture")
-    return "labels/val/0000.png: not a PNG, JPEG, BMP, TIFF or WebP image"
-
-
-def unknown_id(source):
-    Image.new("L", (32, 24), 3).save(source / "labels/val/0000.png")
-    return (
-        "labels/val/0000.png: label id 3 is not one of the 3 classes or ignored;"
-        " a row named ignore in classes.csv leaves an id out"
-    )
-
-
-def colour_label(source):
-    Image.new("RGB", (32, 24), (9, 8, 7)).save(source / "labels/val/0000.png")
-    return r"labels/val/0000.png: colour \(9, 8, 7\) is not in classes.csv"
-
-
-def deep_label(source):
-    Image.fromarray(np.full((24, 32), 700, np.uint16)).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: label id 700; ids are 0 to 255"
-
-
-def shallow_label(source):
-    (source / "classes.csv").write_text("name,red,green,blue,id\na,1,2,3,0\nb,4,5,6,2\nc,7,8,9,3\n")
-    for path in (source / "labels").rglob("*.png"):
-        Image.fromarray(np.asarray(Image.open(path)) * 2 % 4).save(path)
-    Image.new("1", (32, 24), 1).save(source / "labels/val/0000.png")
-    return "labels/val/0000.png: label id 1 is not one of the 3 classes"
-
-
-def jpeg_label(source):
-    Image.new("L", (32, 24)).save(source / "labels/val/0000.png", format="JPEG")
-    return "labels/val/0000.png: a JPEG file; labels must be PNG"
-
-
-def deep_image(source):
-    Image.new("F", (32, 24)).save(source / "images/val/0000.png", format="TIFF")
-    return "images/val/0000.png: pixels of kind F, fractions"
-
-
-def lone_image(source):
-    (source / "labels/val/0000.png").unlink()
-    return "images/val/0000.png: image without a label"
-
-
-def lone_label(source):
-    (source / "images/val/0000.png").unlink()
-    return "labels/val/0000.png: label without an image"
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        wrong_size,
-        truncated_image,
-        truncated_jpeg,
-        not_an_image,
-        unknown_id,
-        colour_label,
-        deep_label,
-        shallow_label,
-        jpeg_label,
-        deep_image,
-        lone_image,
-        lone_label,
-    ],
-)
-def test_a_damaged_source_is_named_and_nothing_is_written(tmp_path, make_folder, damage):
-    source = make_folder(tmp_path / "source")
-    message = damage(source)
-    with pytest.raises(DataError, match=message):
-        prepare("folder", tmp_path / "data", source, quiet=True)
-    assert not (tmp_path / "data").exists()
-
-
-def test_all_problems_are_collected_and_ten_are_shown(tmp_path, make_folder):
-    source = make_folder(tmp_path / "source", counts=(("train", 14), ("val", 1)))
-    for i in range(12):
-        Image.new("L", (32, 24), 200 + i).save(source / f"labels/train/{i:04}.png")
-    (source / "labels/train/0013.png").unlink()
-    with pytest.raises(DataError) as error:
-        prepare("folder", tmp_path / "data", source, quiet=True)
-    lines = str(error.value).splitlines()
-    assert lines[0] == f"{source}: 13 problems"
-    assert len(lines) == 12 and lines[-1] == "  and 3 more"
-    assert "0013.png: image without a label" in lines[1]
-    assert len(error.value.problems) == 13
-
-
-def test_what_is_wrong_with_many_files_is_said_once(tmp_path, make_folder):
-    source = make_folder(tmp_path / "source")
-    for path in (source / "images").rglob("*.png"):
-        path.write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(DataError) as error:
-        prepare("folder", tmp_path / "data", source, quiet=True)
-    first, line = str(error.value).splitlines()
-    assert first == f"{source}: 8 problems" and len(error.value.problems) == 8
-    assert line.startswith(f"  {source / 'images/train/0000.png'} and 7 more: not a PNG")
-
-
-def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path, make_folder):
-    source = make_folder(tmp_path / "source", counts=(("train", 40), ("val", 3)))
-    script = """
-        import resource, sys
-        from dpanet_jax.__main__ import main
-        from dpanet_jax.data import storage
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        source, data = sys.argv[1:]
-        sys.exit(main(["prepare", "--dataset=folder", f"--source={source}", f"--data_dir={data}"]))
-    """
-    done = run_script(script, source, tmp_path / "data")
-    target = dataset_dir("folder", tmp_path / "data")
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last == f"dpanet_jax: {target}: not written (File too large); nothing of it is left"
-    assert "Traceback" not in done.stderr
-    assert [path.name for path in target.parent.iterdir()] == [".lock"]
-
-
-def test_an_archive_for_a_source(tmp_path):
-    (tmp_path / "data.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="data.zip: a file; unpack it, and name the folder with --source"):
-        prepare("folder", tmp_path / "data", tmp_path / "data.zip", quiet=True)
-
-
-def test_names_that_are_not_text(tmp_path, make_folder):
-    source = make_folder(tmp_path / "source")
-    odd = os.fsdecode(b"caf\xe9")
-    for kind in ("images", "labels"):
-        (source / kind / "val/0000.png").rename(source / kind / "val" / f"{odd}.png")
-    prepare("folder", tmp_path / "data", source, quiet=True)
-    assert [e["name"] for e in open_split("folder", "val", tmp_path / "data")] == ["0001", "0002", odd]
 
 
 @pytest.mark.parametrize("form", ["TIFF", "BMP", "WEBP", "turned", "deep", "CMYK"])
@@ -340,148 +165,6 @@ def test_a_wrong_name_or_a_missing_source(tmp_path, dataset, message):
         prepare("camvid", tmp_path / "data", tmp_path / "nowhere", quiet=True)
 
 
-def test_prepared_already(tmp_path, make_folder):
-    source, other = make_folder(tmp_path / "source"), make_folder(tmp_path / "other")
-    first = prepare("folder", tmp_path / "data", source, quiet=True)
-    records = {path: path.stat().st_mtime_ns for path in first.path.iterdir()}
-    again = prepare("folder", tmp_path / "data", source, quiet=True)
-    assert again.already and "is already prepared" in str(again) and "--overwrite" in str(again)
-    assert again.fingerprint == first.fingerprint and again.splits == first.splits
-    assert prepare("folder", tmp_path / "data", quiet=True).already
-    assert {path: path.stat().st_mtime_ns for path in first.path.iterdir()} == records
-    with pytest.raises(ValueError, match="was prepared from .*source; use --overwrite to replace it"):
-        prepare("folder", tmp_path / "data", other, quiet=True)
-    with pytest.raises(ValueError, match="folder: num_train is not an option; the options are image_suffix"):
-        prepare("folder", tmp_path / "data", source, quiet=True, num_train=3)
-
-
-def test_overwrite_replaces_and_keeps_the_old_one_on_failure(tmp_path, make_folder, monkeypatch):
-    source = make_folder(tmp_path / "source")
-    first = prepare("folder", tmp_path / "data", source, quiet=True)
-    unknown_id(source)
-    with pytest.raises(DataError):
-        prepare("folder", tmp_path / "data", source, overwrite=True, quiet=True)
-    assert open_split("folder", "val", tmp_path / "data")[0]["label"].max() <= 2
-
-    make_folder(source, counts=(("train", 7), ("val", 3)))
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "dpanet_jax.data.storage.SegmentationBuilder._label",
-            lambda *_: (error for error in ()).throw(OSError("disk full")),
-        )
-        with pytest.raises(OSError, match="disk full"):
-            prepare("folder", tmp_path / "data", source, overwrite=True, quiet=True)
-    assert len(open_split("folder", "train", tmp_path / "data")) == 5
-
-    second = prepare("folder", tmp_path / "data", source, overwrite=True, quiet=True)
-    assert second.splits == {"train": 7, "val": 3} and not second.already
-    assert second.fingerprint != first.fingerprint
-    assert len(open_split("folder", "train", tmp_path / "data")) == 7
-    assert {path.name for path in second.path.parent.iterdir()} == {".lock", "1.0.0"}
-
-
-_KILLED = """
-    import os, signal, sys
-    from dpanet_jax.data import prepare, storage
-    calls, read = [], storage.SegmentationBuilder._label
-    def die_at_third(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return read(*arguments)
-    storage.SegmentationBuilder._label = die_at_third
-    prepare.prepare("folder", sys.argv[1], sys.argv[2], overwrite=len(sys.argv) > 3, quiet=True)
-"""
-
-
-def test_a_killed_run_is_never_taken_for_a_data_set(tmp_path, make_folder):
-    source, data = make_folder(tmp_path / "source"), tmp_path / "data"
-    assert run_script(_KILLED, data, source).returncode == -signal.SIGKILL
-    staging = dataset_dir("folder", data).parent / ".incomplete"
-    assert staging.is_dir()
-    with pytest.raises(DatasetNotFound, match="is not prepared in"):
-        open_split("folder", "train", data)
-    assert not prepare("folder", data, source, quiet=True).already
-    assert not staging.exists()
-
-    assert run_script(_KILLED, data, source, "overwrite").returncode == -signal.SIGKILL
-    assert len(open_split("folder", "train", data)) == 5
-
-
-def test_an_overwrite_killed_between_its_renames_is_undone(tmp_path, make_folder):
-    source, data = make_folder(tmp_path / "source"), tmp_path / "data"
-    target = prepare("folder", data, source, quiet=True).path
-    target.rename(target.parent / ".replaced")
-    assert prepare("folder", data, source, quiet=True).already
-    assert len(open_split("folder", "train", data)) == 5
-
-
-def test_two_at_once_do_not_disturb_each_other(tmp_path, make_folder):
-    source, data = make_folder(tmp_path / "source"), tmp_path / "data"
-    target = dataset_dir("folder", data)
-    target.parent.mkdir(parents=True)
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
-            " print('held', flush=True); sys.stdin.read()",
-            str(target.parent / ".lock"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match="another process is preparing") as error:
-            prepare("folder", data, source, quiet=True)
-        assert isinstance(error.value, PreparedElsewhere) and isinstance(error.value, DPANetError)
-        holder.stdin.close()
-    assert not prepare("folder", data, source, quiet=True).already
-
-
-def test_streets_are_drawn_and_take_the_path_of_a_folder(tmp_path, make_folder, monkeypatch):
-    drawn = []
-
-    def write_streets(folder, *, num_train, num_val, size, seed, classes, ignore_label, progress):
-        assert len(classes) == 19 and classes[0] == ("road", [128, 64, 128]) and ignore_label == 255
-        drawn.append((folder, num_train, num_val, size, seed, progress))
-        make_folder(folder, counts=(("train", num_train), ("val", num_val)))
-
-    monkeypatch.setattr("dpanet_jax.streets.write_streets", write_streets)
-    data, few = tmp_path / "data", dict(num_train=4, num_val=2, size=[24, 32])
-    assert prepare("streets", data, quiet=True, **few).splits == {"train": 4, "val": 2}
-    assert drawn == [(data / "downloads" / "streets", 4, 2, (24, 32), 0, False)]
-    assert open_split("streets", "val", data)[1]["image"].shape == (24, 32, 3)
-
-    assert prepare("streets", data, quiet=True).already
-    assert prepare("streets", data, quiet=True, **few).already
-    with pytest.raises(DPANetError, match="was prepared with {'num_train': 4.*use --overwrite"):
-        prepare("streets", data, quiet=True, num_train=6)
-    with pytest.raises(
-        DPANetError, match="streets: trees is not an option; the options are num_train, num_val"
-    ):
-        prepare("streets", data, quiet=True, trees=6)
-    with pytest.raises(DPANetError, match="streets: num_train=0: must be at least 1"):
-        prepare("streets", data, quiet=True, num_train=0)
-    again = prepare("streets", data, tmp_path / "kept", True, quiet=True, num_train=6, num_val=2)
-    assert again.splits == {"train": 6, "val": 2} and len(drawn) == 2
-    assert (tmp_path / "kept" / "images").is_dir()
-
-
-def test_streets_of_an_earlier_version_are_known_again(tmp_path):
-    """Their options also held how they were drawn."""
-    first = prepare("streets", tmp_path, quiet=True, num_train=1, num_val=1, size=(16, 16))
-    path = first.path / "metadata.json"
-    metadata = json.loads(path.read_text())
-    del metadata["unlabelled"]
-    metadata["options"] |= {"processes": None, "progress": True}
-    path.write_text(json.dumps(metadata))
-    again = prepare("streets", tmp_path, quiet=True, num_train=1, num_val=1, size=(16, 16))
-    assert again.already and again.unlabelled == ()
-    assert "label" in open_split("streets", "train", tmp_path)[0]
-
-
 def test_a_folder_whose_metadata_is_damaged(tmp_path, make_folder):
     first = prepare("folder", tmp_path / "data", make_folder(tmp_path / "source"), quiet=True)
     for damage in ("", "[]", "{}"):
@@ -508,88 +191,6 @@ def test_without_quiet_the_work_is_shown(tmp_path, capfd):
     assert "streets: labelled pixels" in shown.out and "note: train has not one pixel of" in shown.out
     for work in ("drawing streets", "checking", "writing"):
         assert work in shown.err
-
-
-def without_labels(source):
-    shutil.rmtree(source / "labels/test")
-
-
-def with_lists(source):
-    for split in ("train", "val", "test"):
-        names = sorted(path.name for path in (source / "images" / split).iterdir())
-        (source / f"{split}.txt").write_text("".join(f"{split}/{name}\n" for name in names))
-    without_labels(source)
-
-
-@pytest.mark.parametrize("form", [without_labels, with_lists])
-def test_a_test_split_may_have_no_labels(tmp_path, make_folder, form):
-    source = make_folder(tmp_path / "source", counts=(("train", 3), ("val", 2), ("test", 2)))
-    labelled = prepare("folder/labelled", tmp_path / "data", source, quiet=True)
-    form(source)
-    summary = prepare("folder", tmp_path / "data", source, quiet=True)
-    assert summary.splits == {"train": 3, "val": 2, "test": 2} and summary.unlabelled == ("test",)
-    assert "3 train, 2 val, 2 test (without labels), 3 classes" in str(summary)
-    assert summary.fingerprint != labelled.fingerprint and "without labels" not in str(labelled)
-
-    test = open_split("folder", "test", tmp_path / "data")
-    assert not test.labelled and len(test) == 2 and test.sizes == ((24, 32), (24, 32))
-    assert test[0].keys() == {"image", "name"}
-    image = np.asarray(Image.open(source / "images/test/0001.png"))
-    np.testing.assert_array_equal(test[1]["image"], image)
-
-    train = open_split("folder", "train", tmp_path / "data")
-    assert train.labelled and "label" in train[0]
-    for split in (test, open_split("folder", "train+test", tmp_path / "data")):
-        assert not split.labelled and "label" not in split[0]
-        refusals = []
-        with pytest.raises(pipeline.UnlabelledSplit, match="has no labels.* predict") as error:
-            pipeline.eval_batches(split, 1)
-        refusals.append(error.value)
-        with pytest.raises(pipeline.UnlabelledSplit, match="has no labels.* predict") as error:
-            pipeline.train_batches(split, Augmentation(), batch_size=1, seed=0)
-        refusals.append(error.value)
-        for refusal in refusals:
-            assert isinstance(refusal, DPANetError) and "\n" not in str(refusal)
-
-
-def test_camvid_without_labels_of_test(tmp_path, make_camvid):
-    source = make_camvid(tmp_path / "source")
-    shutil.rmtree(source / "testannot")
-    assert prepare("camvid", tmp_path / "data", source, quiet=True).unlabelled == ("test",)
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_train_and_val_need_labels(tmp_path, make_folder, split):
-    source = make_folder(tmp_path / "source")
-    shutil.rmtree(source / "labels" / split)
-    with pytest.raises(DataError, match=f"labels/{split}: no such folder"):
-        prepare("folder", tmp_path / "data", source, quiet=True)
-
-
-@pytest.mark.parametrize("lists", [False, True])
-def test_some_labels_are_too_few(tmp_path, make_folder, lists):
-    source = make_folder(tmp_path / "source", counts=(("train", 2), ("val", 1), ("test", 2)))
-    if lists:
-        for split, count in (("train", 2), ("val", 1), ("test", 2)):
-            (source / f"{split}.txt").write_text("".join(f"{split}/{i:04}\n" for i in range(count)))
-    (source / "labels/test/0000.png").unlink()
-    with pytest.raises(DataError, match="images/test/0000.png: image without a label"):
-        prepare("folder", tmp_path / "data", source, quiet=True)
-
-
-def test_an_unlabelled_split_needs_no_tensorflow(tmp_path, make_folder):
-    source = make_folder(tmp_path / "source", counts=(("train", 1), ("val", 1), ("test", 2)))
-    without_labels(source)
-    script = """
-        import sys
-        from dpanet_jax.data.prepare import prepare
-        prepare("folder", sys.argv[2], sys.argv[1], quiet=True)
-        from dpanet_jax.data.split import open_split
-        print([example["image"].shape for example in open_split("folder", "test", sys.argv[2])])
-        assert "tensorflow" not in sys.modules
-    """
-    done = run_script(script, source, tmp_path / "data")
-    assert (done.stdout, done.stderr) == ("[(24, 32, 3), (24, 32, 3)]\n", "")
 
 
 def test_a_data_set_of_another_package(tmp_path, make_folder):
@@ -647,7 +248,7 @@ def test_preparing_leaves_the_warnings_as_they_are(tmp_path, make_folder):
     assert list(warnings.filters) == before
 
 
-def test_no_tensorflow_no_network_and_no_jax_to_prepare(tmp_path, make_folder):
+def test_no_tensorflow_no_network_and_no_jax_to_prepare(tmp_path, make_folder, run_script):
     source = make_folder(tmp_path / "source")
     script = """
         import socket, sys

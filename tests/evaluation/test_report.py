@@ -36,3 +36,9 @@ def test_table(capsys):
     print_table(MATRIX, NAMES, "streets val")
     out = capsys.readouterr().out
     assert "streets val" in out and "66.67" in out and "train (absent)" in out and "58.33" in out
+
+
+def test_a_name_is_no_markup(capsys):
+    print_table(MATRIX, ["[/road]", "[red]car", "train"], "a [b] c")
+    out = capsys.readouterr().out
+    assert "[/road]" in out and "[red]car" in out and "a [b] c" in out
