@@ -206,7 +206,7 @@ def train(argv: list[str]) -> None:
 
     values = _parse("train", argv, define)
     _required(values, "config", "workdir")
-    config_lib.check_config(values.config)
+    config_lib.check_config(values.config, starts=False)
     if values.config.distributed:
         import jax
 
