@@ -11,8 +11,10 @@ folder under a step's name is written, and removed, whole: it takes that name wh
 import contextlib
 import itertools
 import json
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,11 +92,13 @@ class Checkpoints:
         self.folder = folder_of(workdir)
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._writes, self._tell = writes, tell
+        self._failed = False
         self._writing: int | None = None  # the step whose checkpoint is under way
         if writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_unfinished(self.folder)
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._quiet = _Quiet()
 
     @property
     def latest(self) -> int | None:
@@ -176,6 +180,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.close()
+            if not self._failed:
+                self._quiet.end()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -193,7 +199,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            step, self._writing = self._writing, None
+            step, self._writing, self._failed = self._writing, None, True
             if self._writes:
                 _remove_unfinished(self.folder)
             latest = self.latest
@@ -272,7 +278,35 @@ def find(path: str | os.PathLike[str], which: str | int = "best") -> Path:
     return folder / str(step)
 
 
+class _Quiet:
+    """Keeps off stderr what Orbax and TensorStore print of a write that failed: the failure itself is raised.
+
+    The first array that cannot be written ends an event loop. Each of the others then reports, with a trace,
+    that there is none, or that nobody asked what became of it: some of them when the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._hook, self._logger = sys.unraisablehook, logging.getLogger("asyncio")
+        sys.unraisablehook = self._unraisable
+        self._logger.addFilter(self._is_wanted)
+
+    def _unraisable(self, raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            self._hook(raised)
+
+    @staticmethod
+    def _is_wanted(record: logging.LogRecord) -> bool:
+        return "never retrieved" not in record.getMessage()
+
+    def end(self) -> None:
+        """Everything is printed again."""
+        sys.unraisablehook = self._hook
+        self._logger.removeFilter(self._is_wanted)
+
+
 def _remove_unfinished(folder: Path) -> None:
     for pattern in _UNFINISHED:
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+    for step in steps_of(folder):
+        paths.remove_unfinished(score_file(folder / str(step)).parent)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,12 +129,17 @@ def damage(folder: Path) -> Damaged | None:
     try:
         sums = _read_about(folder).get(CHECKSUMS, {})
         for name in ("model", "optimizer"):
-            stored = _stored(folder, name)
-            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
-            _read_arrays(folder, name, like, sums.get(name))
+            read_raw(folder, name, sums.get(name))
     except Damaged as error:
         return error
     return None
+
+
+def read_raw(folder: Path, name: str, sums: Mapping[str, str] | None = None) -> Any:
+    """One item, "model" or "optimizer", as plain nested dictionaries and lists of NumPy arrays."""
+    stored = _stored(folder, name)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
+    return _read_arrays(folder, name, like, sums)
 
 
 def read_score(folder: Path) -> Score | None:
@@ -214,7 +220,10 @@ def load_variables(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """What an error says, on one line; of TensorStore's long ones, what the operating system said."""
+    system = re.search(r"os_error_code='(\d+)'", str(error))
+    if system:
+        return os.strerror(int(system[1]))
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -21,7 +21,6 @@ class Kept(NamedTuple):
 
 _GAP = 4
 _HEADER = 16
-_LEAST_HEIGHT = 8
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.5) -> np.ndarray:
@@ -36,10 +35,7 @@ def sheet(columns: dict[str, list[np.ndarray]], width: int = 320) -> np.ndarray:
     Every picture is scaled to `width`; nearest for flat colours, so that class borders stay crisp.
     """
     rows = list(zip(*columns.values(), strict=True))
-    # A picture that is far from square is drawn out of its proportions, rather than a pixel or a mile high.
-    heights = [
-        min(max(_LEAST_HEIGHT, round(row[0].shape[0] * width / row[0].shape[1])), 4 * width) for row in rows
-    ]
+    heights = [round(row[0].shape[0] * width / row[0].shape[1]) for row in rows]
     size = (
         len(columns) * (width + _GAP) - _GAP,
         _HEADER + sum(height + _GAP for height in heights) - _GAP,

@@ -23,12 +23,12 @@ def in_one_line(parts: Parts, checkpoints: Checkpoints, folder: Workdir) -> Iter
             f"{error}: stopped; {_safe(checkpoints, folder)}. {_lower_the_rate(folder)}"
         ) from error
     except OutOfMemory as error:
-        raise TrainingError(f"{error}; {_safe(checkpoints, folder)}, {_GO_ON}") from error
+        raise TrainingError(f"{error}; {_safe(checkpoints, folder)}, {_go_on(folder)}") from error
     except (TrainingError, CheckpointError):
         raise
     except OSError as error:
         words = " ".join(str(error).split())
-        raise TrainingError(f"{words}: stopped; {_safe(checkpoints, folder)}, {_GO_ON}") from error
+        raise TrainingError(f"{words}: stopped; {_safe(checkpoints, folder)}, {_go_on(folder)}") from error
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -38,9 +38,6 @@ def in_one_line(parts: Parts, checkpoints: Checkpoints, folder: Workdir) -> Iter
         ) from error
 
 
-_GO_ON = "and the same command goes on from there"
-
-
 def _safe(checkpoints: Checkpoints, folder: Workdir) -> str:
     with contextlib.suppress(CheckpointError):
         checkpoints.wait()
@@ -48,6 +45,10 @@ def _safe(checkpoints: Checkpoints, folder: Workdir) -> str:
     if latest is None:
         return f"there is no checkpoint yet in {folder.path}"
     return f"the checkpoint of step {latest} is intact in {folder.path}"
+
+
+def _go_on(folder: Workdir) -> str:
+    return "and the same command " + ("goes on from there" if folder.has_checkpoint else "begins anew")
 
 
 def _lower_the_rate(folder: Workdir) -> str:

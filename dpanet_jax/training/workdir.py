@@ -40,6 +40,8 @@ class Workdir:
     def __enter__(self) -> "Workdir":
         if self.writes:
             self._lock.__enter__()
+            for folder in (self.path, self.path / "pictures"):
+                paths.remove_unfinished(folder)  # Of a run that was killed.
         return self
 
     def __exit__(self, *_: object) -> None:
