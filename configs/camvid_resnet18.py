@@ -7,10 +7,12 @@ python -m dpanet_jax train --config=configs/camvid_resnet18.py --workdir=runs/ca
 Hardware and expected result: docs/results.md.
 """
 
+from ml_collections import ConfigDict
+
 from dpanet_jax.config import default_config
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = default_config()
     config.data.dataset = "camvid"
     config.data.crop_size = (144, 192)

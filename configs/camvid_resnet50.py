@@ -7,10 +7,12 @@ python -m dpanet_jax train --config=configs/camvid_resnet50.py --workdir=runs/ca
 Hardware: one GPU. Neither its memory nor its result has been measured yet.
 """
 
+from ml_collections import ConfigDict
+
 from dpanet_jax.config import default_config
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = default_config()
     config.data.dataset = "camvid"
     config.data.crop_size = (360, 480)

@@ -6,10 +6,12 @@ python -m dpanet_jax train --config=configs/demo.py --workdir=runs/demo
 Hardware and expected result: docs/results.md.
 """
 
+from ml_collections import ConfigDict
+
 from dpanet_jax.config import default_config
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = default_config()
     config.data.dataset = "streets"
     config.data.crop_size = (96, 192)

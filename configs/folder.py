@@ -6,10 +6,12 @@ python -m dpanet_jax train --config=configs/folder.py --workdir=runs/mine
 Hardware: one GPU as it stands (memory not measured yet); for a CPU start from configs/camvid_resnet18.py.
 """
 
+from ml_collections import ConfigDict
+
 from dpanet_jax.config import default_config
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = default_config()
     config.data.dataset = "folder"  # folder/NAME, where it was prepared as folder/NAME
     config.data.base_size = 1024  # the long side of your images, about

@@ -7,10 +7,12 @@ python -m dpanet_jax compare --config=configs/parity.py --torch=random --split=t
 Hardware: two CPU cores, 10 GB; 5 to 20 minutes a network. Expected result: docs/pytorch.md.
 """
 
+from ml_collections import ConfigDict
+
 from dpanet_jax.config import default_config
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = default_config()
     config.data.dataset = "camvid"
     config.data.crop_size = (65, 97)

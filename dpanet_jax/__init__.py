@@ -1,8 +1,8 @@
 """DPANet, Dual Pooling Attention Network for semantic segmentation (arXiv 2210.05437), in JAX.
 
-    import dpanet_jax
-    model = dpanet_jax.load("runs/camvid")
-    class_ids = model.predict(image)
+import dpanet_jax
+model = dpanet_jax.load("runs/camvid")
+class_ids = model.predict(image)
 """
 
 import os

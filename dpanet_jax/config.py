@@ -109,11 +109,11 @@ def check_config(config: ConfigDict, *, starts: bool = True) -> None:
     for key in given:
         if key not in known:
             raise ConfigError(f"config.{key} is not a key of the config{did_you_mean(key, known)}")
-    missing = [key for key in known if key not in given]
+    # A network that was registered after the config was made has its defaults.
+    joined = [f"{section}." for section in ("model", "loss") if section in config]
+    missing = [key for key in known if key not in given and not key.startswith(tuple(joined))]
     if missing:
-        raise ConfigError(
-            f"config.{missing[0]} is missing: start from default_config(), after importing what it is of"
-        )
+        raise ConfigError(f"config.{missing[0]} is missing: start from default_config()")
     values = sections(config)
     _check_network(given, values)
     if starts:
@@ -136,10 +136,10 @@ def sections(config: ConfigDict) -> Sections:
     except OptionError as error:
         raise ConfigError(f"config.model.{error}") from error
     known = all_keys()
-    weights = {}
-    for term, value in _without(config.loss, declared(Loss)).items():
-        if f"loss.{term}" in known:
-            weights[term] = _checked(known[f"loss.{term}"], value, f"config.loss.{term}")
+    weights = {
+        term: _checked(known[f"loss.{term}"], config.loss.get(term, what.weight), f"config.loss.{term}")
+        for term, what in models.all_loss_terms().items()
+    }
     return Sections(
         run=read_sections[""],
         data=read_sections["data"],
@@ -180,11 +180,11 @@ def _check_network(given: Mapping[str, Any], values: Sections) -> None:
 
     known = models.all_options()
     try:
-        models.check_used({key: given[f"model.{key}"] for key in known})
+        models.check_used({key: given[f"model.{key}"] for key in known if f"model.{key}" in given})
     except OptionError as error:
         raise ConfigError(f"config.model.{error}") from error
     for term, what in models.all_loss_terms().items():
-        value = given[f"loss.{term}"]
+        value = given.get(f"loss.{term}", what.weight)
         if term not in values.loss and value != what.weight:
             raise ConfigError(
                 f"config.loss.{term}={value!r}: the chosen network has no such term of the loss; "

@@ -8,6 +8,7 @@ networks in tests/golden/networks.py, computed by their PyTorch twins in float64
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ def write_networks() -> None:
     from dpanet_jax.compare import torch_side
 
     spec = importlib.util.spec_from_file_location("networks", GOLDEN / "networks.py")
+    assert spec is not None and spec.loader is not None
     networks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(networks)
     content = {}
@@ -53,7 +55,7 @@ def write_networks() -> None:
 
 def write_layers() -> None:
     rng = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for height, width in POOLED:
         name = f"{height}x{width}"
         x = arrays[f"pool_{name}"] = rng.integers(-99, 100, (1, height, width, 2), dtype=np.int16)
@@ -76,6 +78,7 @@ def write_layers() -> None:
         y.backward(nchw(cotangent))
         name = f"maxpool_{height}x{width}"
         arrays |= {name: x, f"{name}_value": nhwc(y), f"{name}_cotangent": cotangent}
+        assert image.grad is not None
         arrays[f"{name}_gradient"] = nhwc(image.grad)
     path = GOLDEN / "torch.npz"
     np.savez_compressed(path, **arrays)

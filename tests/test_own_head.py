@@ -91,17 +91,16 @@ def get_config():
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "two_stage_head.py").write_text(MODULE)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
-    def run(*argv, path=True):
-        if not path:
-            environment["PYTHONPATH"] = str(ROOT)
+    # `python -m` looks for modules in the folder that it is started in, as for any user's script.
+    def run(*argv, folder=tmp_path):
         return subprocess.run(
             [sys.executable, "-m", "dpanet_jax", *argv],
             capture_output=True,
             text=True,
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
         )
 
@@ -128,11 +127,21 @@ def test_it_trains_evaluates_and_is_exported(run, streets_dir, tmp_path):
     assert arrays["head.coarse.weight"].shape == (8, 64, 1, 1)
     assert {"head.classify_fine.bias", "head.norm.running_mean", "pretrained.conv1.weight"} <= arrays.keys()
 
-    (tmp_path / "again.py").write_text(CONFIG.format(data_dir=str(streets_dir)))
-    weights = f"--config.model.pretrained={tmp_path / 'mine.safetensors'}"
-    assert run("train", "--config=again.py", "--workdir=again", weights).returncode == 0
+    # A config that knows nothing of the head, which is named on the command line.
+    plain = CONFIG.format(data_dir=str(streets_dir)).replace("import two_stage_head", "")
+    dropped = ("config.imports", "config.model.name", "config.model.inner", "config.loss.fine")
+    lines = [line for line in plain.splitlines() if not line.strip().startswith(dropped)]
+    (tmp_path / "plain.py").write_text("\n".join(lines))
+    own = ["--config.imports=('two_stage_head',)", "--config.model.name=two_stage"]
+    done = run("train", "--config=plain.py", "--workdir=again", *own)
+    assert done.returncode == 0, done.stderr
+    assert run("evaluate", "--workdir=again").returncode == 0
 
-    done = run("evaluate", "--workdir=run", path=False)
+    weights = f"--config.model.pretrained={tmp_path / 'mine.safetensors'}"
+    done = run("train", "--config=mine.py", "--workdir=from_weights", weights)
+    assert done.returncode == 0, done.stderr
+
+    done = run("evaluate", f"--workdir={tmp_path / 'run'}", folder=ROOT)
     assert done.returncode == 2
     assert "config.imports: the module two_stage_head cannot be imported" in done.stderr
 

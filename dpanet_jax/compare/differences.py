@@ -1,6 +1,8 @@
 """How far two sides' numbers lie apart, and which of it float32 explains."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -64,9 +66,10 @@ class Number:
             return False
         if difference.torch_rounding is None:
             return True if self.group == "logits" else None
-        yardstick = max(difference.torch_rounding, difference.usual_rounding)
+        yardstick = max(difference.torch_rounding, difference.usual_rounding or 0.0)
         allowed = max(ROUNDING_RATIO * yardstick, ROUNDING_FLOOR)
-        return difference.flax_rounding <= allowed and difference.relative <= allowed + yardstick
+        own = difference.flax_rounding
+        return own is not None and own <= allowed and difference.relative <= allowed + yardstick
 
 
 def compare(measured: dict[str, tuple[Measured, Measured]]) -> list[Number]:
@@ -102,10 +105,10 @@ def compare(measured: dict[str, tuple[Measured, Measured]]) -> list[Number]:
 def _add_usual_rounding(members: list[Number]) -> None:
     rounded = [d for number in members for d in number.by_precision.values() if d.torch_rounding is not None]
     for difference in rounded:
-        difference.usual_rounding = float(np.median([d.torch_rounding for d in rounded]))
+        difference.usual_rounding = float(np.median([d.torch_rounding or 0.0 for d in rounded]))
 
 
-def _difference(pair, exact, scale) -> Difference:
+def _difference(pair: Sequence[np.ndarray], exact: Sequence[np.ndarray] | None, scale: float) -> Difference:
     absolute = _largest(_minus(*pair))
     relative = _ratio(absolute, scale)
     if exact is None or exact[0] is pair[0]:
@@ -114,11 +117,11 @@ def _difference(pair, exact, scale) -> Difference:
     return Difference(absolute, relative, *roundings)
 
 
-def _minus(one, other) -> np.ndarray:
+def _minus(one: Any, other: Any) -> np.ndarray:
     return np.asarray(one, np.float64) - np.asarray(other, np.float64)
 
 
-def _largest(x) -> float:
+def _largest(x: np.ndarray) -> float:
     return float(np.max(np.abs(x))) if np.size(x) else 0.0
 
 

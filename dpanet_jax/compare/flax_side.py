@@ -1,5 +1,7 @@
 """The Flax side of a comparison, measured through the code that training and evaluation run."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,30 +9,32 @@ import optax
 
 from dpanet_jax import models
 from dpanet_jax.compare.measured import STAGES, Measured, Recipe, is_statistic, nchw
-from dpanet_jax.evaluation.inference import Predictor
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.normalize import normalize
-from dpanet_jax.training.optimizer import poly_schedule, sgd
+from dpanet_jax.training.optimizer import schedule_for, sgd
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step
 
 
 def keep_gradients() -> optax.GradientTransformation:
     """Passes the gradients on, and keeps them: they are the state."""
-    return optax.GradientTransformation(
-        init=lambda params: jax.tree.map(jnp.zeros_like, params),
-        update=lambda gradients, state, params=None: (gradients, gradients),
-    )
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return gradients, gradients
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-def measure(recipe: Recipe, variables: dict, batches: list[dict], dtype: str) -> Measured:
+def measure(
+    recipe: Recipe, variables: dict[str, Any], batches: list[dict[str, np.ndarray]], dtype: str
+) -> Measured:
     """Everything, by the train step that training runs; float64 needs JAX's x64 to be on."""
     model = models.build(recipe.num_classes, **recipe.options, dtype=dtype, param_dtype=dtype)
     variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
     measured = Measured()
 
     @jax.jit
-    def forward(variables, batch):
+    def forward(variables: dict[str, Any], batch: dict[str, jax.Array]) -> Any:
         images = normalize(batch["image"], batch["extent"], model.dtype)
         return model.apply(variables, images, train=False, with_stages=True)
 
@@ -38,14 +42,8 @@ def measure(recipe: Recipe, variables: dict, batches: list[dict], dtype: str) ->
     measured.stages = {name: nchw(outputs[name]) for name in STAGES}
     measured.logits = {"logits": nchw(outputs["logits"])}
 
-    schedule = poly_schedule(recipe.lr, recipe.total_steps, recipe.power, recipe.warmup_steps)
-    descent = sgd(
-        schedule,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        head_lr_multiplier=recipe.head_lr_multiplier,
-    )
-    optimizer = optax.chain(keep_gradients(), descent)
+    schedule = schedule_for(recipe.optimizer, recipe.batch_size, recipe.total_steps)
+    optimizer = optax.chain(keep_gradients(), sgd(schedule, recipe.optimizer))
     train_step = make_train_step(
         model, optimizer, schedule, recipe.loss_weights, class_weights=recipe.class_weights
     )
@@ -67,10 +65,3 @@ def measure(recipe: Recipe, variables: dict, batches: list[dict], dtype: str) ->
     named = torch_weights.to_state_dict(jax.device_get(state.variables))
     measured.parameters = {name: x for name, x in named.items() if not is_statistic(name)}
     return measured
-
-
-def predictor(recipe: Recipe, variables: dict, classes, base_size: int = 0) -> Predictor:
-    """Evaluation's own, in float32."""
-    model = models.build(recipe.num_classes, **recipe.options)
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
-    return Predictor(model, classes, base_size=base_size, variables=variables)

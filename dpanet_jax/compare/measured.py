@@ -5,8 +5,12 @@ precision that it was computed in.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+from dpanet_jax.training.optimizer import scaled_lr
+from dpanet_jax.training.options import Optimizer
 
 STAGES = ("c1", "c2", "c3", "c4")
 
@@ -16,32 +20,33 @@ class Recipe:
     """What both sides do: plain values from a config."""
 
     num_classes: int
-    options: dict  # of `models.build`, without dtype
-    loss_weights: dict
+    options: dict[str, Any]  # of `models.build`, without dtype
+    loss_weights: dict[str, float]
     class_weights: tuple[float, ...]
-    lr: float
+    optimizer: Optimizer
+    batch_size: int
     total_steps: int
-    power: float
-    warmup_steps: int
-    momentum: float
-    weight_decay: float
-    head_lr_multiplier: float
+
+    @property
+    def lr(self) -> float:
+        """The backbone's rate at the first step, for this batch size."""
+        return scaled_lr(self.optimizer.lr, self.batch_size, self.optimizer.lr_batch_size)
 
 
 @dataclass
 class Measured:
     """Arrays by name: of the forward pass in evaluation mode, of the first step, and after the last."""
 
-    stages: dict = field(default_factory=dict)
-    logits: dict = field(default_factory=dict)
-    loss: dict = field(default_factory=dict)
-    gradients: dict = field(default_factory=dict)
-    batch_stats: dict = field(default_factory=dict)
-    losses: dict = field(default_factory=dict)
-    parameters: dict = field(default_factory=dict)
+    stages: dict[str, np.ndarray] = field(default_factory=dict)
+    logits: dict[str, np.ndarray] = field(default_factory=dict)
+    loss: dict[str, np.ndarray] = field(default_factory=dict)
+    gradients: dict[str, np.ndarray] = field(default_factory=dict)
+    batch_stats: dict[str, np.ndarray] = field(default_factory=dict)
+    losses: dict[str, np.ndarray] = field(default_factory=dict)
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def nchw(x) -> np.ndarray:
+def nchw(x: Any) -> np.ndarray:
     """(B, H, W, C) → (B, C, H, W)."""
     return np.moveaxis(np.asarray(x), -1, 1)
 

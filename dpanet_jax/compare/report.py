@@ -2,14 +2,15 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
+from dpanet_jax import paths, version
 from dpanet_jax.compare.differences import (
     BARS,
     LOGITS_BAR_FLOAT32,
@@ -31,11 +32,11 @@ _WORDS = {
 _MANY = ("gradients", "batch_stats", "losses", "parameters")
 
 
-def content(numbers: list[Number], mean_iou: dict | None, about: dict) -> dict:
+def content(numbers: list[Number], mean_iou: dict[str, Any] | None, about: dict[str, Any]) -> dict[str, Any]:
     """Everything that was found, for report.json; see the docstring of `write`."""
     listed = []
     for number in numbers:
-        entry = {"group": number.group, "name": number.name, "shape": list(number.shape)}
+        entry: dict[str, Any] = {"group": number.group, "name": number.name, "shape": list(number.shape)}
         for precision, difference in number.by_precision.items():
             values = {key: value for key, value in vars(difference).items() if value is not None}
             entry[precision] = {**values, "passed": number.verdict(precision)}
@@ -45,6 +46,7 @@ def content(numbers: list[Number], mean_iou: dict | None, about: dict) -> dict:
     return {
         "passed": passed,
         **about,
+        "provenance": version.provenance(),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "torch")},
@@ -61,23 +63,19 @@ def content(numbers: list[Number], mean_iou: dict | None, about: dict) -> dict:
     }
 
 
-def write(content: dict, numbers: list[Number], folder: Path) -> None:
+def write(content: dict[str, Any], numbers: list[Number], folder: Path) -> None:
     """FOLDER/report.json and report.png; files of the same name are replaced whole.
 
     In the JSON, "numbers" lists for every array its group, name, shape, and for each precision "absolute"
     and "relative" (largest over its elements; the latter as a part of its largest magnitude), with float32
     also each side's own distance from its float64 values, and "passed", null where nothing judges it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "report.json.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, folder / "report.json")
-    temporary = folder / "report.tmp.png"
-    _plot(numbers, content, temporary)
-    os.replace(temporary, folder / "report.png")
+    paths.write_text(folder / "report.json", json.dumps(content, indent=1) + "\n")
+    with paths.replacing(folder / "report.png") as unfinished:
+        _plot(numbers, content, unfinished)
 
 
-def show(content: dict, numbers: list[Number]) -> None:
+def show(content: dict[str, Any], numbers: list[Number]) -> None:
     """The table on the screen."""
     precisions = list(numbers[0].by_precision)
     shape = "×".join(map(str, content["images_of_a_batch"][:3]))
@@ -113,22 +111,23 @@ def show(content: dict, numbers: list[Number]) -> None:
     console.print(words)
 
 
-def failures(numbers: dict) -> list[str]:
+def failures(content: dict[str, Any]) -> list[str]:
     """Names of the numbers of a report's content that are off, the mean IoU included."""
     names = [
         f"{number['group']} {number['name']} ({precision})"
-        for number in numbers["numbers"]
+        for number in content["numbers"]
         for precision in ("float64", "float32")
         if number.get(precision, {}).get("passed") is False
     ]
-    figures = numbers["mean_iou"]
+    figures = content["mean_iou"]
     return names + (["mean IoU"] if figures and not figures["passed"] else [])
 
 
 def _row(group: str, members: list[Number], precisions: list[str]) -> list[str]:
-    name = {"loss": "loss, the sum", **{f"loss/{t}": f"loss, {t}" for t in _TERMS}}.get(
-        members[0].name, members[0].name
-    )
+    name = members[0].name
+    if group == "loss":
+        term = name.removeprefix("loss/")
+        name = "loss, the sum" if term == name else f"loss, {term}"
     row = [_WORDS[group].format(name=name, count=len(members))]
     for precision in precisions:
         worst = max(members, key=lambda number: _sortable(number.by_precision[precision].relative))
@@ -141,9 +140,6 @@ def _row(group: str, members: list[Number], precisions: list[str]) -> list[str]:
     return row
 
 
-_TERMS = ("fused", "spatial", "channel", "auxiliary")
-
-
 def _sortable(value: float) -> float:
     return float("inf") if value != value else value
 
@@ -152,7 +148,7 @@ def _mark(verdict: bool | None) -> str:
     return {True: "ok", False: "off", None: "–"}[verdict]
 
 
-def _plot(numbers: list[Number], content: dict, path: Path) -> None:
+def _plot(numbers: list[Number], content: dict[str, Any], path: Path) -> None:
     """Relative differences: of the forward pass and the losses, then of every array; the mean IoU on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -2,7 +2,9 @@
 
 import itertools
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,17 +15,22 @@ from dpanet_jax import models
 from dpanet_jax.compare import flax_side, report, torch_side
 from dpanet_jax.compare.differences import compare
 from dpanet_jax.compare.measured import Recipe
+from dpanet_jax.config import ConfigError, Sections
 from dpanet_jax.data import pipeline
-from dpanet_jax.evaluation import inference
+from dpanet_jax.data.split import Split
+from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.evaluation import protocols
+from dpanet_jax.evaluation.evaluate import evaluate
 from dpanet_jax.interop import torch as torch_weights
+from dpanet_jax.interop import twin
 from dpanet_jax.models.segmenter import init_variables
+from dpanet_jax.options import OptionError
 from dpanet_jax.progress import progress_bar
-from dpanet_jax.training.loop import training_batches
-from dpanet_jax.training.losses import TERMS
-from dpanet_jax.training.optimizer import scaled_lr, total_steps
+from dpanet_jax.training.build import training_batches
+from dpanet_jax.training.optimizer import total_steps
 
 
-class NotTheSame(RuntimeError):
+class NotTheSame(DPANetError, RuntimeError):
     """The two sides differ by more than the bars and rounding allow; the message names what."""
 
 
@@ -35,34 +42,38 @@ MEAN_IOU_BAR = 0.01
 def run(
     config: ConfigDict,
     weights: str,
-    output,
+    output: Path,
     *,
     split: str = "",
     steps: int = 10,
     precisions: tuple[str, ...] = PRECISIONS,
     max_images: int = 0,
-) -> dict:
+) -> dict[str, Any]:
     """Compares, prints, writes OUTPUT/report.json and report.png, and returns the JSON's content.
 
     `weights` is a file or hf:// address as `config.model.pretrained` takes them, or "random". The batches
     are the first `steps` of training's own; `split` ("": the config's validation split) is what both mean
     IoUs are of, its first `max_images` images (0: all; -1: none). "passed" in the result says whether every
-    number is within its bar. Dropout is off: the two frameworks' random numbers differ. Raises ConfigError,
-    DataError's family and WeightsError before any work, and NotTheSame, when the report is written, where a
-    number is off.
+    number is within its bar. Dropout is off: the two frameworks' random numbers differ. Raises UsageError
+    (ConfigError, OptionError), DataError's family and WeightsError before any work, and NotTheSame, when the
+    report is written, where a number is off.
     """
-    config, output = _checked(config, steps, precisions), Path(output)
-    if output.exists() and not output.is_dir():
-        raise config_lib.ConfigError(f"{output} is a file: --output must be a folder")
-    data = config.data
+    _require_sound(steps, precisions, output)
+    config = _without_dropout(config)
+    options = config_lib.sections(config)
+    _require_twin(options)
+    data = options.data
     train_split = pipeline.open_split(data.dataset, data.train_split, data.data_dir or None)
-    split = pipeline.open_split(data.dataset, split or data.val_split, data.data_dir or None)
-    config_lib.check_class_weights(config, train_split.classes.names)
-    recipe = _recipe(config, train_split)
+    class_weights = options.loss_options.class_weights
+    config_lib.check_class_weights(class_weights, train_split.classes.names, data.dataset)
+    evaluated = pipeline.open_split(data.dataset, split or data.val_split, data.data_dir or None)
+    if max_images >= 0:
+        pipeline.require_labels(evaluated)
+    recipe = _recipe(options, train_split)
     if steps > recipe.total_steps:
-        raise config_lib.ConfigError(f"--steps={steps}: the config's training has {recipe.total_steps} only")
-    batches = list(itertools.islice(training_batches(config, train_split), steps))
-    variables, state_dict = _weights(config, recipe, weights, batches[0])
+        raise UsageError(f"--steps={steps}: the config's training has {recipe.total_steps} only")
+    batches = list(itertools.islice(training_batches(options, train_split), steps))
+    variables, state_dict = _weights(options, recipe, weights, batches[0])
     measured = {}
     for precision in precisions:
         with jax.enable_x64(precision == "float64"):
@@ -71,7 +82,9 @@ def run(
         _say(f"{precision}: the PyTorch side, {steps} steps")
         measured[precision] = (ours, torch_side.measure(recipe, state_dict, batches, precision))
     numbers = compare(measured)
-    figures = _mean_ious(config, recipe, variables, state_dict, split, max_images)
+    figures = None
+    if max_images >= 0:
+        figures = _mean_ious(options, recipe, variables, state_dict, _First.of(evaluated, max_images))
     about = {
         "weights": weights,
         "dataset": data.dataset,
@@ -91,60 +104,65 @@ def run(
     return content
 
 
-def _checked(config: ConfigDict, steps: int, precisions) -> ConfigDict:
-    config_lib.check(config)
-    config = config.copy_and_resolve_references()
-    config.model.dropout = 0.0
-    models.build(1, **config_lib.model_options(config))
+def _require_sound(steps: int, precisions: Iterable[str], output: Path) -> None:
     if steps < 1:
-        raise config_lib.ConfigError(f"--steps={steps}: must be 1 or more")
+        raise UsageError(f"--steps={steps}: must be 1 or more")
     for precision in precisions:
         if precision not in PRECISIONS:
-            raise config_lib.ConfigError(
-                f"--precision={precision}: choose {' or '.join(PRECISIONS)}, or both"
-            )
-    if config.training.batch_size < 2 and config.model.backbone.startswith("resnest"):
-        raise config_lib.ConfigError(
-            "config.training.batch_size=1: a ResNeSt's batch norm over one value a channel is refused by"
-            " PyTorch; 2 or more can be compared"
-        )
+            raise UsageError(f"--precision={precision}: choose {' or '.join(PRECISIONS)}, or both")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file: --output must be a folder")
+
+
+def _without_dropout(config: ConfigDict) -> ConfigDict:
+    """A copy of the config, which is checked first."""
+    config_lib.check_config(config)
+    config = config.copy_and_resolve_references()
+    config.model.dropout = 0.0
     return config
 
 
-def _recipe(config: ConfigDict, train_split) -> Recipe:
-    training, optimizer = config.training, config.optimizer
-    options = config_lib.model_options(config)
-    del options["dtype"]
+def _require_twin(options: Sections) -> None:
+    try:
+        twin.require_twin(options.model)
+    except OptionError as error:
+        raise ConfigError(f"config.model.{error}") from error
+    if options.training.batch_size < 2 and options.model["backbone"].startswith("resnest"):
+        raise ConfigError(
+            "config.training.batch_size=1: a ResNeSt's batch norm over one value a channel is refused by"
+            " PyTorch; 2 or more can be compared"
+        )
+
+
+def _recipe(options: Sections, train_split: Split) -> Recipe:
     return Recipe(
         num_classes=len(train_split.classes.names),
-        options=options,
-        loss_weights={term: config.loss[term] for term in TERMS},
-        class_weights=tuple(config.loss.class_weights),
-        lr=scaled_lr(optimizer.lr, training.batch_size, optimizer.lr_batch_size),
-        total_steps=total_steps(len(train_split), training.batch_size, training.epochs, training.steps),
-        power=optimizer.power,
-        warmup_steps=optimizer.warmup_steps,
-        momentum=optimizer.momentum,
-        weight_decay=optimizer.weight_decay,
-        head_lr_multiplier=optimizer.head_lr_multiplier,
+        options={key: value for key, value in options.model.items() if key != "dtype"},
+        loss_weights=options.loss,
+        class_weights=options.loss_options.class_weights,
+        optimizer=options.optimizer,
+        batch_size=options.training.batch_size,
+        total_steps=total_steps(options.training, len(train_split)),
     )
 
 
-def _weights(config: ConfigDict, recipe: Recipe, weights: str, batch: dict) -> tuple[dict, dict]:
+def _weights(
+    options: Sections, recipe: Recipe, weights: str, batch: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The same weights for both sides: Flax variables, and the whole network's state dict.
 
     Each side takes a file's values by itself, so that a mistake in the table of names shows; what the file
     does not have (the heads, of a backbone's file) is random and the same.
     """
     model = models.build(recipe.num_classes, **recipe.options)
-    like = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
-    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    missing = tuple(config.model.pretrained_missing)
-    held = {}
+    shapes = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
+    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    missing = options.pretrained.pretrained_missing
+    held: dict[str, np.ndarray] = {}
     if weights != "random":
         held = torch_weights.read(weights)
         torch_weights.fit(held, like, missing, weights)  # An error of the file comes before any work.
-    state_dict = torch_side.random_weights(recipe, batch, config.seed)
+    state_dict = torch_side.random_weights(recipe, batch, options.run.seed)
     variables = torch_weights.fit(state_dict, like)
     if held:
         variables = torch_weights.fit(held, variables, missing, weights)
@@ -152,22 +170,29 @@ def _weights(config: ConfigDict, recipe: Recipe, weights: str, batch: dict) -> t
     return variables, state_dict
 
 
-def _mean_ious(config, recipe, variables, state_dict, split, max_images: int) -> dict | None:
-    if max_images < 0:
-        return None
-    split = split if max_images == 0 else _First(split, max_images)
-    base_size = config.evaluation.base_size
-    predictors = {
-        "flax": flax_side.predictor(recipe, variables, split.classes, base_size),
-        "torch": torch_side.TwinPredictor(recipe, state_dict, base_size),
+def _mean_ious(
+    options: Sections,
+    recipe: Recipe,
+    variables: dict[str, Any],
+    state_dict: dict[str, np.ndarray],
+    split: Split,
+) -> dict[str, Any]:
+    """The mean IoU of both sides in float32, each by evaluation's own pass over the split."""
+    base_size = options.evaluation.base_size
+    model = models.build(recipe.num_classes, **recipe.options)
+    ours = protocols.make(torch_side.TwinWhole.name, model, base_size=base_size)
+    theirs = torch_side.TwinWhole(recipe, base_size)
+    in_float32 = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
+    sides = {
+        "flax": ("Flax", ours, ours.put(in_float32)),
+        "torch": ("PyTorch", theirs, theirs.put(state_dict)),
     }
     matrices = {}
-    for side, predictor in predictors.items():
-        _say(f"mean IoU: the {'Flax' if side == 'flax' else 'PyTorch'} side, {len(split)} images")
-        matrices[side] = inference.evaluate(
-            predictor, split, config.evaluation.batch_size, progress=lambda b: progress_bar(b, unit="batch")
-        )
-    figures = {side: 100 * m.compute(config.evaluation.absent)["mean_iou"] for side, m in matrices.items()}
+    for side, (title, protocol, put) in sides.items():
+        _say(f"mean IoU: the {title} side, {len(split)} images")
+        evaluated = evaluate(protocol, put, split, options.evaluation.batch_size, progress=_with_progress)
+        matrices[side] = evaluated.matrix
+    figures = {side: 100 * m.compute(options.evaluation.absent)["mean_iou"] for side, m in matrices.items()}
     difference = abs(figures["flax"] - figures["torch"])
     counts = [matrix.counts for matrix in matrices.values()]
     return {
@@ -184,17 +209,25 @@ def _mean_ious(config, recipe, variables, state_dict, split, max_images: int) ->
     }
 
 
-class _First:
+def _with_progress(batches: Iterable[Any]) -> Iterable[Any]:
+    return progress_bar(batches, unit="batch")
+
+
+class _First(Split):
     """The first images of a split."""
 
-    def __init__(self, split, count: int):
+    def __init__(self, split: Split, count: int) -> None:
+        super().__init__(
+            split.name, split.classes, split.sizes[:count], split.fingerprint, None, split.labelled
+        )
         self._split = split
-        self.name, self.classes, self.sizes = split.name, split.classes, split.sizes[:count]
 
-    def __len__(self) -> int:
-        return len(self.sizes)
+    @classmethod
+    def of(cls, split: Split, count: int) -> Split:
+        """The split's first `count` images; all of them where it is 0."""
+        return cls(split, count) if count else split
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self._split[index]
 
 

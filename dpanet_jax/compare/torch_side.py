@@ -1,16 +1,20 @@
 """The PyTorch side of a comparison: the twin, fed and trained by PyTorch's own code."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from dpanet_jax.compare.measured import STAGES, Measured, Recipe, is_statistic, nchw
+from dpanet_jax.imagenet import MEAN, STD
 from dpanet_jax.interop import twin as twin_lib
+from dpanet_jax.interop.names import is_danet
 
-# ImageNet's, RGB in [0, 1].
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+StateDict = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]
 
 
-def measure(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -> Measured:
+def measure(recipe: Recipe, state_dict: StateDict, batches: list[Batch], dtype: str) -> Measured:
     """Everything, on the CPU; `state_dict` is of the whole network."""
     twin = make_twin(recipe, state_dict, dtype)
     measured = Measured()
@@ -19,12 +23,11 @@ def measure(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -
         measured.logits = {"logits": twin.outputs(stages)["logits"].numpy()}
         measured.stages = {name: stages[name].numpy() for name in STAGES}
     twin.train()
-    optimizer = twin_lib.sgd(twin, recipe.lr, recipe.momentum, recipe.weight_decay, recipe.head_lr_multiplier)
+    by = recipe.optimizer
+    optimizer = twin_lib.sgd(twin, recipe.lr, by.momentum, by.weight_decay, by.head_lr_multiplier)
     for number, batch in enumerate(batches, start=1):
-        twin_lib.set_lr(
-            optimizer,
-            twin_lib.poly_lr(recipe.lr, number - 1, recipe.total_steps, recipe.power, recipe.warmup_steps),
-        )
+        rate = twin_lib.poly_lr(recipe.lr, number - 1, recipe.total_steps, by.power, by.warmup_steps)
+        twin_lib.set_lr(optimizer, rate)
         optimizer.zero_grad()
         labels = torch.from_numpy(batch["label"].astype(np.int64))
         loss, terms = twin.loss(
@@ -41,7 +44,7 @@ def measure(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -
                 f"loss/{term}": value.detach().numpy().copy() for term, value in terms.items()
             }
             measured.gradients = {
-                name: parameter.grad.numpy().copy() for name, parameter in twin.named_parameters()
+                name: _held(parameter.grad).numpy().copy() for name, parameter in twin.named_parameters()
             }
             measured.batch_stats = {
                 name: value.numpy().copy() for name, value in twin.state_dict().items() if is_statistic(name)
@@ -53,7 +56,12 @@ def measure(recipe: Recipe, state_dict: dict, batches: list[dict], dtype: str) -
     return measured
 
 
-def make_twin(recipe: Recipe, state_dict: dict | None, dtype: str) -> torch.nn.Module:
+def _held(gradient: torch.Tensor | None) -> torch.Tensor:
+    assert gradient is not None  # Every parameter has been given one.
+    return gradient
+
+
+def make_twin(recipe: Recipe, state_dict: StateDict | None, dtype: str) -> twin_lib.Segmenter:
     """The twin with the weights of `state_dict` (whole network, strict), or with its own random ones."""
     twin = twin_lib.build(recipe.num_classes, **recipe.options)
     twin = twin.to(getattr(torch, dtype))
@@ -62,7 +70,7 @@ def make_twin(recipe: Recipe, state_dict: dict | None, dtype: str) -> torch.nn.M
     return twin
 
 
-def random_weights(recipe: Recipe, batch: dict, seed: int) -> dict[str, np.ndarray]:
+def random_weights(recipe: Recipe, batch: Batch, seed: int) -> StateDict:
     """A state dict of random weights with which every part of the network counts.
 
     PyTorch's own start, but batch norms' weights are in [0.5, 1.5] and their biases in ±0.2; λ and μ, which
@@ -82,7 +90,7 @@ def random_weights(recipe: Recipe, batch: dict, seed: int) -> dict[str, np.ndarr
         for parameter in twin.parameters():
             if not parameter.any():  # λ, μ, and biases that start at 0
                 parameter.uniform_(0.1, 0.3)
-        for block in (block for stage in _layers(twin) for block in stage):
+        for block in (block for i in (1, 2, 3, 4) for block in getattr(twin.pretrained, f"layer{i}")):
             last = block.bn3 if hasattr(block, "bn3") else block.bn2
             last.weight *= 0.2
         twin(_images(batch, "float64"))
@@ -93,11 +101,7 @@ def random_weights(recipe: Recipe, batch: dict, seed: int) -> dict[str, np.ndarr
     }
 
 
-def _layers(twin: torch.nn.Module) -> list[torch.nn.Module]:
-    return [getattr(twin.pretrained, f"layer{i}") for i in (1, 2, 3, 4)]
-
-
-def laid_over(held: dict[str, np.ndarray], state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def laid_over(held: StateDict, state_dict: StateDict) -> StateDict:
     """A whole network's state dict with the values that a file holds, by PyTorch's names alone.
 
     A backbone's bare names get their prefix; what the network does not have, or has in another shape, is
@@ -109,33 +113,51 @@ def laid_over(held: dict[str, np.ndarray], state_dict: dict[str, np.ndarray]) ->
         for name, value in held.items()
         if prefix + name in state_dict and value.shape == state_dict[prefix + name].shape
     }
-    query = held.get("head.sa.query_conv.weight")
-    if query is not None and query.shape[0] != query.shape[1]:
+    if is_danet(held):
         taken = {name: value for name, value in taken.items() if not name.startswith("head.sa.")}
     return {**state_dict, **taken}
 
 
-class TwinPredictor:
-    """`predict_batch` of the Predictor, by the twin in float32."""
+class TwinWhole:
+    """Evaluation's protocol `whole`, by the twin in float32."""
 
-    def __init__(self, recipe: Recipe, state_dict: dict, base_size: int = 0):
-        self._twin = make_twin(recipe, state_dict, "float32").eval()
-        self._base_size = base_size
+    name = "whole"
 
-    def predict_batch(self, images: np.ndarray, variables=None) -> np.ndarray:
+    def __init__(self, recipe: Recipe, base_size: int = 0) -> None:
+        self.base_size = base_size
+        self._recipe = recipe
+
+    def put(self, variables: StateDict) -> dict[str, Any]:
+        """A whole network's state dict → {"twin": the network that has it}."""
+        return {"twin": make_twin(self._recipe, variables, "float32").eval()}
+
+    def ids(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) → uint8 (B, H, W) class ids."""
+        height, width = images.shape[1:3]
+        ids = variables["twin"].predict(self._prepared(images), (height, width))
+        return ids.numpy().astype(np.uint8)
+
+    def probabilities(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
+        """uint8 (B, H, W, 3) → float32 (B, H, W, K); they sum to 1 over K."""
+        twin = variables["twin"]
+        with torch.no_grad():
+            logits = twin.resize(twin(self._prepared(images))["logits"], images.shape[1:3])
+        return logits.softmax(dim=1).permute(0, 2, 3, 1).numpy()
+
+    def _prepared(self, images: np.ndarray) -> torch.Tensor:
+        """Normalised pixels (B, 3, H', W'), the long side `base_size`."""
         pixels = torch.from_numpy(nchw(images).astype(np.float32))
-        height, width = size = pixels.shape[2:]
-        if self._base_size and self._base_size != max(size):
-            factor = self._base_size / max(size)
+        height, width = pixels.shape[2:]
+        if self.base_size and self.base_size != max(height, width):
+            factor = self.base_size / max(height, width)
             smaller = [max(1, round(length * factor)) for length in (height, width)]
             pixels = torch.nn.functional.interpolate(
                 pixels, smaller, mode="bilinear", align_corners=False, antialias=True
             )
-        return self._twin.predict(_normalized(pixels), size).numpy().astype(np.uint8)
+        return _normalized(pixels)
 
 
-def _images(batch: dict, dtype: str) -> torch.Tensor:
+def _images(batch: Batch, dtype: str) -> torch.Tensor:
     """Normalised images (B, 3, H, W); what is padding (beyond "extent") is 0."""
     images = _normalized(torch.from_numpy(nchw(batch["image"]).astype(dtype)))
     for image, (height, width) in zip(images, batch["extent"], strict=True):
@@ -144,5 +166,5 @@ def _images(batch: dict, dtype: str) -> torch.Tensor:
 
 
 def _normalized(pixels: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(x, dtype=pixels.dtype).view(3, 1, 1) for x in (_MEAN, _STD))
+    mean, std = (torch.tensor(x, dtype=pixels.dtype).view(3, 1, 1) for x in (MEAN, STD))
     return (pixels / 255 - mean) / std

@@ -81,7 +81,7 @@ def write_files(
     rows = [["class", "iou", "accuracy", "pixels"]]
     rows += [["" if v is None else v for v in row.values()] for row in content["classes"]]
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
+    csv.writer(table).writerows(rows)
     paths.write_text(stem.with_name(stem.name + ".csv"), table.getvalue())
     return paths.write_text(stem.with_name(stem.name + ".json"), json.dumps(content, indent=1) + "\n")
 

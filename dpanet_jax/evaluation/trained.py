@@ -36,7 +36,7 @@ class TrainedModel:
         self.folder = folder
         self.classes = Classes.from_dict(about["classes"])
         options = config_lib.sections(self.config)
-        param_dtype = param_dtype_for(options.model["dtype"])
+        param_dtype = param_dtype_for(options.model.get("dtype", "float32"))
         model = models.build(len(self.classes.names), param_dtype=param_dtype, **options.model)
         with computing_in(model.dtype):
             like = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))

@@ -94,7 +94,7 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     config_lib.check_class_weights(options.loss_options.class_weights, classes.names, data.dataset)
     steps = total_steps(training, len(train_split))
     on_devices = layout.LAYOUTS[options.run.parallelism]()
-    options_of_model = {**options.model, "param_dtype": param_dtype_for(options.model["dtype"])}
+    options_of_model = {**options.model, "param_dtype": param_dtype_for(options.model.get("dtype", "float32"))}
     model = models.build(len(classes.names), **options_of_model)
     mapped = models.build(len(classes.names), axis_name=on_devices.axis_name, **options_of_model)
     schedule = schedule_for(options.optimizer, training.batch_size, steps)

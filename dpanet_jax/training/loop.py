@@ -37,7 +37,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     """
     require_valid(config)
     config = config_lib.resolved(config)
-    with Workdir(workdir) as folder, computing_in(config.model.dtype):
+    with Workdir(workdir) as folder, computing_in(config.model.get("dtype", "float32")):
         values, changed = folder.config_of_run(config_lib.to_dict(config))
         parts = build(config_lib.from_dict(values), pretrained=not folder.has_checkpoint)
         kept = parts.options.checkpoint

@@ -1,7 +1,9 @@
 """The comparison end to end on `streets`, small: parity itself, and that it notices what is wrong."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,12 +13,17 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from dpanet_jax import __main__ as command_line  # noqa: E402
+from dpanet_jax import models  # noqa: E402
 from dpanet_jax.compare import run, torch_side  # noqa: E402
 from dpanet_jax.compare.measured import Recipe  # noqa: E402
 from dpanet_jax.config import ConfigError  # noqa: E402
+from dpanet_jax.errors import UsageError  # noqa: E402
+from dpanet_jax.evaluation import protocols  # noqa: E402
 from dpanet_jax.interop import names  # noqa: E402
 from dpanet_jax.interop import twin as twin_lib  # noqa: E402
 from dpanet_jax.interop.files import WeightsError  # noqa: E402
+from dpanet_jax.interop.torch import fit  # noqa: E402
+from dpanet_jax.training.options import Optimizer  # noqa: E402
 
 
 @pytest.fixture
@@ -31,6 +38,8 @@ def small_config(tiny_config):
         config.model.output_stride = 8
         config.training.steps = 20
         config.model.update(options)
+        if config.model.name == "fcn":
+            config.model.reduce_channels = 512  # its default: an FCN has no branches
         if config.model.backbone.startswith("resnest"):
             # Its batch norm over one value an image is ill-conditioned with a few images.
             config.training.batch_size = 8
@@ -45,13 +54,13 @@ def in_float64(config, output, weights="random", steps=3):
 
 # Between them every family of backbone and every option of the head.
 NETWORKS = {
-    "resnet101": {"backbone": "resnet101", "align_corners": True},
+    "resnet101": {"backbone": "resnet101", "align_corners": True, "pool_sizes": "even"},
     "resnest101": {"backbone": "resnest101", "multi_grid": (4, 8, 16)},
     "resnest50 at 16": {"backbone": "resnest50", "output_stride": 16, "name": "fcn", "auxiliary": False},
     "deep": {"stem": "deep", "name": "fcn", "align_corners": True},
     "qkv": {"qkv": "conv", "pool": "max", "affinity": "square", "fusion": "sum", "pool_sizes": "odd"},
     "nonlocal": {"spatial": "nonlocal", "channel": "none", "reduce_channels": 0},
-    "c4": {"spatial": "none", "reduce_channels": 0, "pool_sizes": "even", "fusion": "sum"},
+    "c4": {"spatial": "none", "reduce_channels": 0, "fusion": "sum"},
 }
 
 
@@ -130,18 +139,21 @@ def test_a_backbone_s_file_leaves_the_heads_random_and_the_same(small_config, tm
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"momentum": 0.8}, "parameters pretrained"),
-        ({"power": 0.8}, "losses step"),
+        ({"optimizer": {"momentum": 0.8}}, "parameters pretrained"),
+        ({"optimizer": {"power": 0.8}}, "losses step"),
         ({"loss_weights": {"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.5}}, "loss loss"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ids=("momentum", "power", "loss weight"),
 )
 def test_a_difference_is_an_error_that_names_it(small_config, tmp_path, monkeypatch, change, words):
     """The PyTorch side does something else."""
     theirs = torch_side.measure
 
     def other(recipe, *rest):
-        return theirs(Recipe(**{**vars(recipe), **change}), *rest)
+        changed = dict(change)
+        if "optimizer" in change:
+            changed["optimizer"] = dataclasses.replace(recipe.optimizer, **change["optimizer"])
+        return theirs(dataclasses.replace(recipe, **changed), *rest)
 
     monkeypatch.setattr(torch_side, "measure", other)
     with pytest.raises(run.NotTheSame, match=f"numbers are off: .*{words}"):
@@ -180,15 +192,50 @@ def test_bad_requests_come_before_any_work(small_config, tmp_path):
     config.training.batch_size = 1
     with pytest.raises(ConfigError, match="batch_size=1: a ResNeSt's batch norm"):
         in_float64(config, tmp_path / "report")
-    with pytest.raises(ConfigError, match="--steps=0: must be 1 or more"):
+    with pytest.raises(UsageError, match="--steps=0: must be 1 or more"):
         in_float64(small_config(), tmp_path / "report", steps=0)
-    with pytest.raises(ConfigError, match="--steps=21: the config's training has 20 only"):
+    with pytest.raises(UsageError, match="--steps=21: the config's training has 20 only"):
         in_float64(small_config(), tmp_path / "report", steps=21)
-    with pytest.raises(ConfigError, match="--precision=float16: choose float64"):
+    with pytest.raises(UsageError, match="--precision=float16: choose float64"):
         run.run(small_config(), "random", tmp_path / "report", precisions=("float16",))
     with pytest.raises(WeightsError, match="there is no such file"):
         in_float64(small_config(), tmp_path / "report", "absent.safetensors")
     assert not (tmp_path / "report").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="file is a file: --output must be a folder"):
+    with pytest.raises(UsageError, match="file is a file: --output must be a folder"):
         in_float64(small_config(), tmp_path / "file")
+
+
+def test_a_network_without_a_twin_is_refused_before_any_work(small_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.HEADS, "mine", models.HEADS["fcn"])
+    config = small_config(name="mine", reduce_channels=512)
+    config.data.data_dir = str(tmp_path / "nothing is opened")
+    with pytest.raises(ConfigError) as error:
+        in_float64(config, tmp_path / "report")
+    assert str(error.value) == "config.model.name='mine' has no PyTorch twin: choose one of dpanet, fcn"
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_twin_s_protocol_is_evaluation_s():
+    """The same ids and probabilities from the same weights, the images resized or as they are."""
+    options = {"backbone": "resnet18", "width": 4, "reduce_channels": 8}
+    recipe = Recipe(5, options, {}, (), Optimizer(), batch_size=1, total_steps=1)
+    images = np.random.default_rng(0).integers(0, 256, (2, 33, 49, 3)).astype(np.uint8)
+    batch = {"image": images, "extent": np.array([[33, 49], [33, 49]])}
+    state_dict = torch_side.random_weights(recipe, batch, seed=0)
+    model = models.build(5, **options)
+    like = jax.eval_shape(lambda rng: models.init_variables(model, rng), jax.random.key(0))
+    variables = fit(state_dict, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
+    for base_size in (0, 40):
+        ours = protocols.make("whole", model, base_size=base_size)
+        theirs = torch_side.TwinWhole(recipe, base_size)
+        assert (theirs.name, theirs.base_size) == (ours.name, ours.base_size)
+        sides = [(side, side.put(weights)) for side, weights in ((ours, variables), (theirs, state_dict))]
+        one, other = (side.probabilities(images, put) for side, put in sides)
+        assert other.dtype == np.float32 and other.shape == (2, 33, 49, 5)
+        np.testing.assert_allclose(other.sum(axis=-1), 1, rtol=1e-5)
+        np.testing.assert_allclose(one, other, atol=1e-4)
+        ids, same = (side.ids(images, put) for side, put in sides)
+        assert (ids.dtype, ids.shape) == (same.dtype, same.shape) == (np.uint8, (2, 33, 49))
+        assert (ids == same).mean() > 0.999
+        np.testing.assert_array_equal(same, other.argmax(axis=-1))

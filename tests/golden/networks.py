@@ -7,11 +7,18 @@ to Flax.
 import numpy as np
 
 from dpanet_jax.compare.measured import Measured, Recipe
+from dpanet_jax.training.options import Optimizer
 
-_SMALL = {"width": 4, "reduce_channels": 8, "dropout": 0.0}
+_SMALL = {"width": 4, "dropout": 0.0}
 NETWORKS = {
-    "dpanet, resnet18": {**_SMALL, "backbone": "resnet18", "align_corners": True},
-    "dpanet, resnest50": {**_SMALL, "backbone": "resnest50", "fusion": "sum", "qkv": "conv"},
+    "dpanet, resnet18": {**_SMALL, "backbone": "resnet18", "reduce_channels": 8, "align_corners": True},
+    "dpanet, resnest50": {
+        **_SMALL,
+        "backbone": "resnest50",
+        "reduce_channels": 8,
+        "fusion": "sum",
+        "qkv": "conv",
+    },
     "fcn, resnet50, deep stem": {**_SMALL, "name": "fcn", "backbone": "resnet50", "stem": "deep"},
 }
 NUM_CLASSES = 5
@@ -25,13 +32,11 @@ def recipe(name: str) -> Recipe:
         options=NETWORKS[name],
         loss_weights={"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.4},
         class_weights=(),
-        lr=0.005,
+        optimizer=Optimizer(
+            lr=0.005, power=0.9, warmup_steps=2, momentum=0.9, weight_decay=1e-4, head_lr_multiplier=10.0
+        ),
+        batch_size=BATCH,
         total_steps=20,
-        power=0.9,
-        warmup_steps=2,
-        momentum=0.9,
-        weight_decay=1e-4,
-        head_lr_multiplier=10.0,
     )
 
 
@@ -50,7 +55,7 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return state_dict
 
 
-def batches() -> list[dict]:
+def batches() -> list[dict[str, np.ndarray]]:
     """As training's pipeline yields them; the last rows and columns of the second image are padding.
 
     More than a few images: a ResNeSt's batch norm over one value an image is ill-conditioned otherwise.
@@ -58,7 +63,7 @@ def batches() -> list[dict]:
     rng = np.random.default_rng(1)
     extent = np.full((BATCH, 2), (33, 41), np.int32)
     extent[1] = 30, 37
-    made = []
+    made: list[dict[str, np.ndarray]] = []
     for _ in range(STEPS):
         image = rng.integers(0, 256, (BATCH, 33, 41, 3)).astype(np.uint8)
         label = rng.choice([*range(NUM_CLASSES), 255], (BATCH, 33, 41)).astype(np.uint8)
