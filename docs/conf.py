@@ -108,8 +108,7 @@ def _write_reference(folder: Path) -> None:
 
 
 def _write_options(folder: Path) -> None:
-    free = [f"`config.{key}`" for key in config_lib.all_keys() if key in config_lib.FREE_KEYS]
-    paths.write_text(folder / "free_keys.md", f"{', '.join(free)}.\n")
+    paths.write_text(folder / "kinds.md", config_lib.kinds_reference())
     paths.write_text(folder / "options.md", config_lib.reference())
 
 

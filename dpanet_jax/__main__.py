@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     mistake of the package and is raised.
     """
     argv = sys.argv[1:] if argv is None else argv
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is as it should be.
+    # Orbax logs what it raises too, and warns of what is as it should be.
+    logging.set_verbosity(logging.FATAL)
     try:
         _run(argv)
         sys.stdout.flush()
@@ -216,7 +217,7 @@ def train(argv: list[str]) -> None:
 
     values = _parse("train", argv, define)
     _required(values, "config", "workdir")
-    config_lib.check_config(values.config)
+    config_lib.check_config(values.config, starts=False)
     if values.config.distributed:
         import jax
 

@@ -2,149 +2,250 @@
 
 `WORKDIR/checkpoints/STEP/` holds the items "model" (params and batch_stats), "optimizer", and
 "about": the config, the classes, the data pipeline's state, and the version and commit that wrote it, so
-that nothing else is needed to go on.
+that nothing else is needed to go on. "metrics" is added when the checkpoint has been evaluated.
+
+Checksums in "about" are of the arrays and of itself, so that a checkpoint that was damaged is noticed. A
+folder under a step's name is written, and removed, whole: it takes that name when all of it is there.
 """
 
-import dataclasses
+import contextlib
+import itertools
+import json
+import logging
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from etils import epath
 
-from dpanet_jax import paths
-from dpanet_jax.errors import DPANetError
+from dpanet_jax import checksums, paths
+from dpanet_jax.checkpoint_files import (
+    CHECKSUMS,
+    METRIC,
+    CheckpointError,
+    Damaged,
+    Restored,
+    Score,
+    State,
+    best_steps,
+    damage,
+    first_line,
+    folder_of,
+    has_unreadable_score,
+    load_about,
+    load_variables,
+    measured_by,
+    newest_about,
+    read_score,
+    read_state,
+    require_one,
+    score_file,
+    steps_of,
+    written_by,
+)
 
-METRIC = "mean_iou"
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "Damaged",
+    "Restored",
+    "Score",
+    "State",
+    "damage",
+    "find",
+    "folder_of",
+    "load_about",
+    "load_variables",
+    "measured_by",
+    "newest_about",
+    "read_score",
+    "steps_of",
+    "written_by",
+]
 
-
-class CheckpointError(DPANetError, ValueError):
-    """A checkpoint is absent or not readable; the message names the folder and what to do."""
-
-
-class State(Protocol):
-    """What a checkpoint holds of a run: `training.state.TrainState`."""
-
-    step: Any
-    opt_state: Any
-
-    @property
-    def variables(self) -> dict[str, Any]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """A checkpoint's content: trees of NumPy arrays and the JSON part."""
-
-    step: int
-    variables: dict[str, Any]  # {"params": …, "batch_stats": …}
-    about: dict[str, Any]  # {"config": …, "classes": …, "data": …, "provenance": …}
-    opt_state: Any = None
-
-
-def folder_of(workdir: str | os.PathLike[str]) -> Path:
-    """Where a workdir's checkpoints lie. UsageError for an address that is no local path."""
-    return paths.local(workdir) / "checkpoints"
-
-
-def written_by(about: Mapping[str, Any]) -> str:
-    """Which version wrote a checkpoint, or a config.json, in words for an error."""
-    provenance = about.get("provenance")
-    if not provenance:
-        return "an earlier version of dpanet_jax"  # Before 0.2.0 it was not written down.
-    commit = provenance.get("commit")
-    return f"dpanet_jax {provenance.get('version')}{f' (commit {commit})' if commit else ''}"
+# What a process leaves that dies while it writes a checkpoint, or removes one.
+_UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.removed")
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, opened for writing: asynchronous, the latest and the best kept."""
+    """The checkpoints of one workdir, opened for writing: asynchronous, the latest and the best kept.
 
-    def __init__(self, workdir: str | os.PathLike[str], keep_latest: int = 1, keep_best: int = 1) -> None:
-        policies: list[preservation_policy.PreservationPolicy] = [
-            preservation_policy.LatestN(n=keep_latest),
-            preservation_policy.BestN(
-                n=keep_best,
-                get_metric_fn=lambda metrics: metrics[METRIC],
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-        self._manager = ocp.CheckpointManager(
-            folder_of(workdir),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-                # Without it the scores are not written, and a resumed run would not know the best.
-                best_fn=lambda metrics: metrics[METRIC],
-                cleanup_tmp_directories=True,
-            ),
-        )
+    With `writes` False, as in all processes of a run but one, nothing is moved or removed. `tell` is called
+    with a line about each checkpoint that is found damaged.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        keep_latest: int = 1,
+        keep_best: int = 1,
+        *,
+        writes: bool = True,
+        tell: Callable[[str], Any] = print,
+    ) -> None:
+        self.folder = folder_of(workdir)
+        self._keep_latest, self._keep_best = keep_latest, keep_best
+        self._writes, self._tell = writes, tell
+        self._failed = False
+        self._writing: int | None = None  # the step whose checkpoint is under way
+        if writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _remove_unfinished(self.folder)
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._quiet = _Quiet()
 
     @property
     def latest(self) -> int | None:
-        """The newest whole checkpoint's step, or None."""
-        return self._manager.latest_step()
+        """The newest checkpoint's step, or None."""
+        return max(steps_of(self.folder), default=None)
 
-    def save(self, state: State, about: dict[str, Any], mean_iou: float | None = None) -> None:
+    def save(self, state: State, about: dict[str, Any]) -> None:
         """Starts writing `state` in the background. Does nothing where this step's checkpoint is there.
 
-        The checkpoint appears under its step's name when all of it is written, and not before.
+        The checkpoint appears under its step's name when all of it is written, and not before. Raises
+        CheckpointError where the one before could not be written.
         """
+        self.wait()
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in steps_of(self.folder):
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(state.variables),
-                optimizer=ocp.args.StandardSave(state.opt_state),
-                about=ocp.args.JsonSave(about),
-            ),
-            metrics=None if mean_iou is None else {METRIC: float(mean_iou)},
-        )
-
-    def restore(self, like: State) -> Restored:
-        """The latest checkpoint; `like` is a state of the same structure, shapes and dtypes.
-
-        Raises CheckpointError where there is none, and where it cannot be read or does not fit `like`.
-        """
-        step = self.latest
-        if step is None:
-            raise CheckpointError(f"{self._manager.directory}: no checkpoint has been written yet")
-        folder = Path(self._manager.directory) / str(step)
-        about = load_about(folder)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            restored = self._manager.restore(
-                step,
+        # Copies in host memory: the next step may use up the arrays, and a checkpoint that holds plain
+        # arrays is read on any number of devices.
+        variables, opt_state = jax.tree.map(np.array, (state.variables, state.opt_state))
+        sums = {"model": checksums.of_tree(variables), "optimizer": checksums.of_tree(opt_state)}
+        sealed = checksums.sealed({**about, CHECKSUMS: sums})
+        self._writing = step
+        with self._failing_in_one_line():
+            self._writer.save(
+                epath.Path(self.folder / str(step)),
                 args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(abstract.variables),
-                    optimizer=ocp.args.StandardRestore(abstract.opt_state),
+                    model=ocp.args.StandardSave(variables),
+                    optimizer=ocp.args.StandardSave(opt_state),
+                    about=ocp.args.JsonSave(sealed),
                 ),
             )
-            _require_shapes(restored, {"model": abstract.variables, "optimizer": abstract.opt_state})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder}: was written by {written_by(about)}, and no run can go on from it here "
-                f"({_first_line(error)})"
-            ) from error
-        return Restored(step, restored["model"], about, restored["optimizer"])
+
+    def add_score(self, step: int, mean_iou: float, measured: Mapping[str, Any]) -> None:
+        """Stores the score of this step's checkpoint, once it is on the disk, and keeps the best.
+
+        `measured` is what `measured_by` returns. A NaN is stored, and is never the best.
+        """
+        self.wait()
+        if self._writes:
+            value = None if mean_iou != mean_iou else float(mean_iou)
+            content = checksums.sealed({METRIC: value, "measured": dict(measured)})
+            paths.write_text(score_file(self.folder / str(step)), json.dumps(content))
+            self._remove_superseded()
+
+    def has_score(self, step: int) -> bool:
+        """Whether this step's checkpoint has been evaluated."""
+        return read_score(self.folder / str(step)) is not None
+
+    def restore(self, like: State) -> Restored:
+        """The newest whole checkpoint; `like` is a state of the same structure, shapes and dtypes.
+
+        Newer ones that are damaged, and a damaged best one, are moved to WORKDIR/damaged, and told of. Raises
+        CheckpointError where no checkpoint is there or whole, and where one does not fit `like`.
+        """
+        damaged: list[Damaged] = []
+        for step in reversed(steps_of(self.folder)):
+            try:
+                restored = read_state(self.folder / str(step), like)
+            except Damaged as error:
+                damaged.append(error)
+                continue
+            for found in damaged:
+                self._put_aside(found, f"the run goes on from step {step}")
+            self._require_whole_best(step)
+            return restored
+        require_one(self.folder, damaged)
+        raise CheckpointError(f"{self.folder}: no checkpoint has been written yet")
 
     def wait(self) -> None:
-        """Until everything started is on the disk."""
-        self._manager.wait_until_finished()
+        """Until everything started is on the disk. Raises CheckpointError where it could not be written."""
+        with self._failing_in_one_line():
+            self._writer.wait_until_finished()
+        self._writing = None
+        self._remove_superseded()
 
     def close(self) -> None:
         """Waits for the checkpoint under way, and ends the threads that write."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._writer.close()
+            if not self._failed:
+                self._quiet.end()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        try:
+            self.close()
+        except CheckpointError:
+            if kind is None:  # Else what went wrong first is what is told.
+                raise
+
+    @contextlib.contextmanager
+    def _failing_in_one_line(self) -> Iterator[None]:
+        """What fails in writing a checkpoint becomes a CheckpointError, and nothing of it is left."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            step, self._writing, self._failed = self._writing, None, True
+            if self._writes:
+                _remove_unfinished(self.folder)
+            latest = self.latest
+            safe = "no checkpoint is there yet" if latest is None else f"that of step {latest} is intact"
+            raise CheckpointError(
+                f"{self.folder}: the checkpoint of step {step} could not be written ({first_line(error)}); "
+                f"{safe}"
+            ) from error
+
+    def _put_aside(self, damaged: Damaged, then: str) -> None:
+        if not self._writes:
+            return
+        target = self.folder.parent / "damaged"
+        target.mkdir(exist_ok=True)
+        names = itertools.chain(
+            [damaged.folder.name], (f"{damaged.folder.name}_{i}" for i in itertools.count(2))
+        )
+        path = next(target / name for name in names if not (target / name).exists())
+        damaged.folder.rename(path)
+        self._tell(
+            f"the checkpoint of step {damaged.folder.name} is damaged ({damaged.reason}): it is put aside in "
+            f"{path}, and {then}"
+        )
+
+    def _require_whole_best(self, restored: int) -> None:
+        """Puts damaged checkpoints aside that would else be kept as the best, and stand in the way of it."""
+        while True:
+            doubtful = [step for step in best_steps(self.folder)[: self._keep_best] if step != restored]
+            damaged = [found for step in doubtful if (found := damage(self.folder / str(step)))]
+            for found in damaged:
+                self._put_aside(found, "the best is now another")
+            if not damaged or not self._writes:
+                return
+
+    def _remove_superseded(self) -> None:
+        if not self._writes:
+            return
+        steps = steps_of(self.folder)
+        kept = {*steps[-self._keep_latest :], *best_steps(self.folder)[: self._keep_best]}
+        for step in steps:
+            folder = self.folder / str(step)
+            # A score that cannot be read may be that of the best.
+            if step not in kept and not has_unreadable_score(folder):
+                gone = folder.with_name(f"{step}.removed")
+                folder.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
 
 
 def find(path: str | os.PathLike[str], which: str | int = "best") -> Path:
@@ -155,29 +256,21 @@ def find(path: str | os.PathLike[str], which: str | int = "best") -> Path:
     local path.
     """
     path, which = paths.local(path), str(which)
-    if (path / "about").is_dir():
+    if (path / "about").is_dir() or (path.name.isdecimal() and path.parent.name == "checkpoints"):
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: there is no such checkpoint")
         return path
     folder = folder_of(path)
     if not folder.is_dir():
         raise CheckpointError(f"{path}: not a workdir of dpanet_jax (it has no checkpoints folder)")
-    manager = ocp.CheckpointManager(
-        folder,
-        options=ocp.CheckpointManagerOptions(
-            read_only=True, create=False, save_interval_steps=0, best_fn=lambda metrics: metrics[METRIC]
-        ),
-    )
-    try:
-        steps = sorted(manager.all_steps())
-        if not steps:
-            raise CheckpointError(f"{folder}: no checkpoint has been written yet")
-        best = manager.best_step()
-    finally:
-        manager.close()
+    steps = steps_of(folder)
+    if not steps:
+        raise CheckpointError(f"{folder}: no checkpoint has been written yet")
     if which == "latest":
         step = steps[-1]
     elif which == "best":
-        step = steps[-1] if best is None else best
-    elif which.isdigit() and int(which) in steps:
+        step = next(iter(best_steps(folder)), steps[-1])
+    elif which.isdecimal() and int(which) in steps:
         step = int(which)
     else:
         there = ", ".join(map(str, steps))
@@ -185,42 +278,35 @@ def find(path: str | os.PathLike[str], which: str | int = "best") -> Path:
     return folder / str(step)
 
 
-def load_about(checkpoint: Path) -> dict[str, Any]:
-    """The JSON part of one checkpoint: config, classes, data, provenance."""
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            return reader.restore(checkpoint / "about")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint}: not a readable checkpoint ({_first_line(error)})") from error
+class _Quiet:
+    """Keeps off stderr what Orbax and TensorStore print of a write that failed: the failure itself is raised.
+
+    The first array that cannot be written ends an event loop. Each of the others then reports, with a trace,
+    that there is none, or that nobody asked what became of it: some of them when the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._hook, self._logger = sys.unraisablehook, logging.getLogger("asyncio")
+        sys.unraisablehook = self._unraisable
+        self._logger.addFilter(self._is_wanted)
+
+    def _unraisable(self, raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            self._hook(raised)
+
+    @staticmethod
+    def _is_wanted(record: logging.LogRecord) -> bool:
+        return "never retrieved" not in record.getMessage()
+
+    def end(self) -> None:
+        """Everything is printed again."""
+        sys.unraisablehook = self._hook
+        self._logger.removeFilter(self._is_wanted)
 
 
-def load_variables(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
-    """Only the model of one checkpoint, as NumPy arrays; `like` has its structure and shapes."""
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            variables: dict[str, Any] = reader.restore(
-                checkpoint / "model",
-                args=ocp.args.PyTreeRestore(
-                    item=like,
-                    restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like),
-                ),
-            )
-            _require_shapes(variables, like)
-            return variables
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint}: its model cannot be read ({_first_line(error)})") from error
-
-
-def _require_shapes(restored: Mapping[str, Any], like: Mapping[str, Any]) -> None:
-    """Raises ValueError where an array is of another shape than wanted: Orbax gives it as it is stored."""
-    for name, wanted in like.items():
-        stored = jax.tree_util.tree_leaves_with_path(restored[name])
-        for (path, array), leaf in zip(stored, jax.tree.leaves(wanted), strict=True):
-            if np.shape(array) != np.shape(leaf):
-                key = f"{name}{jax.tree_util.keystr(path)}"
-                raise ValueError(f"{key} is of shape {np.shape(array)} there, and {np.shape(leaf)} here")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+def _remove_unfinished(folder: Path) -> None:
+    for pattern in _UNFINISHED:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+    for step in steps_of(folder):
+        paths.remove_unfinished(score_file(folder / str(step)).parent)

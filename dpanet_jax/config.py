@@ -16,7 +16,7 @@ from dpanet_jax.data.options import Data
 from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation.options import Evaluation
 from dpanet_jax.interop.options import Pretrained
-from dpanet_jax.options import Declared, Option, OptionError, declared, did_you_mean, read
+from dpanet_jax.options import KINDS, Declared, Option, OptionError, declared, did_you_mean, read
 from dpanet_jax.training.options import Checkpoint, Loss, Optimizer, Run, Training
 from dpanet_jax.version import __version__
 
@@ -32,9 +32,6 @@ _SECTIONS: dict[str, type] = {
     "evaluation": Evaluation,
     "checkpoint": Checkpoint,
 }
-
-# Keys that do not change what is computed: a run may be resumed with other values of these.
-FREE_KEYS = frozenset({"data.data_dir", "data.num_workers", "log_every_steps", "pictures"})
 
 
 class ConfigError(OptionError):
@@ -100,11 +97,12 @@ def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: ConfigDict, *, starts: bool = True) -> None:
     """Raises ConfigError for whatever is wrong with a config that a run is to start with.
 
     That is an unknown or missing key, a value that its option may not have, one that no chosen module
-    uses, and a file that is not there. Imports the modules of `config.imports` first.
+    uses, and a file that is not there. With `starts` False the file of pretrained weights need not be
+    there: a run that goes on does not read it. Imports the modules of `config.imports` first.
     """
     import_modules(config.get("imports", ()))
     given, known = flatten(config), all_keys()
@@ -118,7 +116,8 @@ def check_config(config: ConfigDict) -> None:
         raise ConfigError(f"config.{missing[0]} is missing: start from default_config()")
     values = sections(config)
     _check_network(given, values)
-    _check_pretrained(values.pretrained.pretrained)
+    if starts:
+        check_pretrained(values.pretrained.pretrained)
 
 
 def sections(config: ConfigDict) -> Sections:
@@ -206,7 +205,8 @@ def _check_network(given: Mapping[str, Any], values: Sections) -> None:
             )
 
 
-def _check_pretrained(pretrained: str) -> None:
+def check_pretrained(pretrained: str) -> None:
+    """Raises ConfigError where the file of weights to start from is not there; "" is none."""
     if not pretrained or pretrained.startswith("hf://"):
         return
     try:
@@ -272,12 +272,36 @@ def from_dict(values: Mapping[str, Any], written_by: str = "another version") ->
     return config
 
 
+def keys_of(kind: str) -> list[str]:
+    """The keys of one kind of `options.KINDS`, in the order of the sections."""
+    return [key for key, option in all_keys().items() if option.option.kind == kind]
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What keeps a run with config `old` from going on with `new`: "key: old value, now new value".
 
-    Both are of `to_dict`. What `old` does not say had its default. Options that neither network uses do
-    not count.
+    Both are of `to_dict`. What `old` does not say had its default. Only keys that change what is learned
+    count, and of these not the options that neither network uses.
     """
+    return _changes(old, new, free=False)
+
+
+def with_start_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new` (of `to_dict`) with the values that `old` has of the keys that count at the start only."""
+    joined = {**new}
+    for key in keys_of("start"):
+        section, _, name = key.rpartition(".")
+        if name in old.get(section, {}):
+            joined[section] = {**joined[section], name: old[section][name]}
+    return joined
+
+
+def free_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs although a run may go on with it, in the form of `differences`."""
+    return _changes(old, new, free=True)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], free: bool) -> list[str]:
     from dpanet_jax import models
 
     defaults = flatten(to_dict(default_config()))
@@ -285,10 +309,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     options = models.all_options()
     in_use = {f"model.{key}" for values in (old, new) for key in models.used_options(values["model"])}
     unused = {f"model.{key}" for key in options} - in_use
+    learned = set(keys_of("learned")) | (now.keys() - all_keys().keys())
     return [
         f"{key}: {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r}"
         for key in sorted(before.keys() | now.keys())
-        if key not in FREE_KEYS | unused and before.get(key) != now.get(key)
+        if key not in unused and (key not in learned) == free and before.get(key) != now.get(key)
     ]
 
 
@@ -305,12 +330,22 @@ def reference() -> str:
                 "",
                 f"### `{title}`",
                 "",
-                "| key | default | values | what it does |",
-                "| --- | --- | --- | --- |",
+                "| key | default | values | what it does | kind |",
+                "| --- | --- | --- | --- | --- |",
             ]
         default = f"`{option.default!r}`"
-        lines.append(f"| `{key}` | {default} | {_values_in_words(option)} | {_words_of(key, option)} |")
+        cells = (f"`{key}`", default, _values_in_words(option), _words_of(key, option), option.option.kind)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines[1:]) + "\n"
+
+
+def kinds_reference() -> str:
+    """The kinds of keys, what a run that goes on may do with them, and which keys they are, in Markdown."""
+    lines = ["| kind | what it means | keys |", "| --- | --- | --- |"]
+    for kind, words in KINDS.items():
+        keys = ", ".join(f"`config.{key}`" for key in keys_of(kind)) if kind != "learned" else "all others"
+        lines.append(f"| {kind} | {words} | {keys} |")
+    return "\n".join(lines) + "\n"
 
 
 def _values_in_words(option: Declared) -> str:

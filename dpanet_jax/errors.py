@@ -19,3 +19,16 @@ class UsageError(DPANetError, ValueError):
     """The request is wrong, before any work: a flag, a path, a key or a value. The text says how."""
 
     exit_status = 2
+
+
+class OutOfMemory(DPANetError):
+    """The memory of a device, or of the host, does not suffice; the text says for what, and what to lower."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's or NumPy's own, or that of JAX's runtime."""
+    return isinstance(error, MemoryError) or (
+        # By name, for this module must not import JAX.
+        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+        and ("RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower())
+    )

@@ -21,11 +21,22 @@ class OptionError(UsageError):
     """An option is unknown, or its value is wrong; the text names it and says what it may be."""
 
 
+# What an option is of, and what a run that goes on may do with it. "learned" is what every option is that
+# does not say otherwise.
+KINDS = {
+    "learned": "changes what is learned: a run goes on with the value that it began with",
+    "start": "is read when a run begins, and has no effect on one that goes on",
+    "evaluation": "says how a run is evaluated: it may change",
+    "operation": "says how a run is carried out: it may change",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """What marks a field as an option, beside its type and default.
 
-    words: what it does, for the reference page. key: its name in the configuration, where that is not the
+    words: what it does, for the reference page. kind: what a run that goes on may do with it; see
+    `KINDS`. key: its name in the configuration, where that is not the
     field's. least and most are reached, below and above are not; of a tuple they bound every element.
     length: how many elements a tuple must have. selects: the class that a choice brings in, whose options
     then count too; the choices of a plain text are its keys.
@@ -33,6 +44,7 @@ class Option:
 
     words: str
     key: str = ""
+    kind: Literal["learned", "start", "evaluation", "operation"] = "learned"
     least: float | None = None
     most: float | None = None
     below: float | None = None

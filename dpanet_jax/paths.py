@@ -12,6 +12,9 @@ from dpanet_jax.errors import UsageError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
+# Of the folders that hold a file while it is written.
+_UNFINISHED = ".writing."
+
 
 def local(path: str | os.PathLike[str]) -> Path:
     """The absolute path, `~` expanded. UsageError for an address such as gs://BUCKET/FOLDER.
@@ -36,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In a folder of its own, so that the file itself can keep its suffix, which some writers go by.
-    folder = Path(tempfile.mkdtemp(prefix=".writing.", dir=path.parent))
+    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=path.parent))
     try:
         unfinished = folder / path.name
         yield unfinished
@@ -45,6 +48,15 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process left in `folder` that died while `replacing` a file there.
+
+    Nobody may be writing there meanwhile.
+    """
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> Path:

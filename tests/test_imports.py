@@ -12,11 +12,24 @@ PACKAGE = Path(__file__).parent.parent / "dpanet_jax"
 # From the top to the bottom; a room may import those after it.
 ROOMS = ["__main__", "compare", "training", "evaluation", "interop", "data", "streets"]
 # At the bottom: everybody may import these.
-BOTTOM = ["models", "checkpoint", "progress", "paths", "options", "errors", "imagenet", "version"]
+BOTTOM = [
+    "models",
+    "checkpoint",
+    "checkpoint_files",
+    "checksums",
+    "progress",
+    "paths",
+    "options",
+    "errors",
+    "imagenet",
+    "version",
+]
 # What the bottom's members import of each other, and nothing else of the package.
 WITHIN_BOTTOM = {
     "models": {"options", "imagenet"},
-    "checkpoint": {"paths", "errors"},
+    "checkpoint": {"checkpoint_files", "checksums", "paths", "errors"},
+    "checkpoint_files": {"checksums", "paths", "errors"},
+    "checksums": set(),
     "progress": set(),
     "paths": {"errors"},
     "options": {"errors"},

@@ -42,12 +42,18 @@ class Data(Augmentation):
         str, Option("name of a prepared data set; folder/NAME for one of several of your own")
     ] = "streets"
     data_dir: Annotated[
-        str, Option("where `prepare` wrote it; empty: $TFDS_DATA_DIR, or ~/tensorflow_datasets")
+        str,
+        Option("where `prepare` wrote it; empty: $TFDS_DATA_DIR, or ~/tensorflow_datasets", kind="operation"),
     ] = ""
     train_split: Annotated[
         str, Option("split to train on; expressions such as train+val or train[:10%] work")
     ] = "train"
-    val_split: Annotated[str, Option("split to evaluate on while training")] = "val"
+    val_split: Annotated[str, Option("split to evaluate on while training", kind="evaluation")] = "val"
     num_workers: Annotated[
-        int, Option("worker processes that read and augment; 0: threads of the training process", least=0)
+        int,
+        Option(
+            "worker processes that read and augment; 0: threads of the training process",
+            least=0,
+            kind="operation",
+        ),
     ] = 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from dpanet_jax.data import pipeline
 from dpanet_jax.data.split import Split
+from dpanet_jax.errors import OutOfMemory, is_out_of_memory
 from dpanet_jax.evaluation.figures import Kept
 from dpanet_jax.evaluation.metrics import ConfusionMatrix, from_halves, to_halves
 from dpanet_jax.evaluation.protocols import Protocol
@@ -34,7 +35,7 @@ def evaluate(
     """Every image once, padding never, over all processes; `batch_size` is of all of them together.
 
     `variables` are what `protocol.put` returned; `keep` the indices of examples to keep; `progress` wraps the
-    iterable of batches. Raises UsageError for a split without labels.
+    iterable of batches. Raises UsageError for a split without labels, and OutOfMemory.
     """
     matrix = ConfusionMatrix(len(split.classes.names))
     kept = {}
@@ -42,7 +43,7 @@ def evaluate(
         split, batch_size, process_index=jax.process_index(), process_count=jax.process_count()
     )
     for batch in progress(batches):
-        predictions = protocol.ids(batch["image"], variables)
+        predictions = _ids(protocol, batch["image"], variables, batch_size)
         matrix.update(batch["label"][batch["mask"]], predictions[batch["mask"]])
         for row, index in enumerate(batch["index"].tolist()):
             if index in keep:
@@ -50,6 +51,23 @@ def evaluate(
                 image, label = batch["image"][row].copy(), batch["label"][row].copy()
                 kept[index] = Kept(image, label, predictions[row].copy())
     return Evaluated(_over_processes(matrix), kept)
+
+
+def _ids(protocol: Protocol, images: np.ndarray, variables: dict[str, Any], batch_size: int) -> np.ndarray:
+    try:
+        return protocol.ids(images, variables)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = images.shape[1:3]
+        lower = (
+            f"the batch size, now {batch_size} (--batch_size, config.evaluation.batch_size)"
+            if batch_size > 1
+            else "the size of the images (--base_size, config.evaluation.base_size)"
+        )
+        raise OutOfMemory(
+            f"the memory does not suffice to evaluate {len(images)} images of {height}×{width}: lower {lower}"
+        ) from error
 
 
 def _over_processes(matrix: ConfusionMatrix) -> ConfusionMatrix:

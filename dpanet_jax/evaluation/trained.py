@@ -12,7 +12,10 @@ from dpanet_jax import config as config_lib
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation import protocols
+from dpanet_jax.models.precision import computing_in, param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
+
+_ATTEMPTS = 3  # to read a checkpoint of a run that is training meanwhile
 
 
 class ImageArrayError(UsageError, TypeError):
@@ -33,8 +36,10 @@ class TrainedModel:
         self.folder = folder
         self.classes = Classes.from_dict(about["classes"])
         options = config_lib.sections(self.config)
-        model = models.build(len(self.classes.names), **options.model)
-        like = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
+        param_dtype = param_dtype_for(options.model.get("dtype", "float32"))
+        model = models.build(len(self.classes.names), param_dtype=param_dtype, **options.model)
+        with computing_in(model.dtype):
+            like = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
         # As NumPy arrays, for the export; on the devices, for the protocol.
         self.variables = checkpoint.load_variables(folder, like)
         self.protocol = protocols.make(
@@ -80,8 +85,26 @@ def load_trained(
     base_size: int | None = None,
     protocol: str | None = None,
 ) -> TrainedModel:
-    """See `dpanet_jax.load`."""
-    return TrainedModel(checkpoint.find(workdir_or_checkpoint, which), base_size, protocol)
+    """See `dpanet_jax.load`. Raises CheckpointError, with those that are whole, where it is damaged."""
+    for attempt in range(_ATTEMPTS):
+        folder = checkpoint.find(workdir_or_checkpoint, which)
+        try:
+            return TrainedModel(folder, base_size, protocol)
+        except checkpoint.Damaged as error:
+            if folder.is_dir() or attempt == _ATTEMPTS - 1:
+                raise checkpoint.CheckpointError(f"{error}; {_whole_ones(folder)}") from error
+            # A run that trains there has removed it for a newer one.
+    raise AssertionError("unreachable")
+
+
+def _whole_ones(damaged: Path) -> str:
+    """Which checkpoints beside a damaged one can be read, in words."""
+    folder = damaged.parent
+    others = [step for step in checkpoint.steps_of(folder) if str(step) != damaged.name]
+    whole = [step for step in others if checkpoint.damage(folder / str(step)) is None]
+    if not whole:
+        return "no other is whole" if others else "there is no other"
+    return f"whole: {', '.join(map(str, whole))} (such as --checkpoint={whole[-1]})"
 
 
 def check_image(image: Any) -> np.ndarray:

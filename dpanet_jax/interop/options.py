@@ -11,8 +11,10 @@ class Pretrained:
     """Weights with PyTorch's names, of a backbone or of a whole network; see `interop.torch.load`."""
 
     pretrained: Annotated[
-        str, Option("file of weights to start from (.safetensors, .pth), or hf://OWNER/NAME[/FILE]")
+        str,
+        Option("file of weights to start from (.safetensors, .pth), or hf://OWNER/NAME[/FILE]", kind="start"),
     ] = ""
     pretrained_missing: Annotated[
-        tuple[str, ...], Option("patterns of names in which the file and the model may differ")
+        tuple[str, ...],
+        Option("patterns of names in which the file and the model may differ", kind="start"),
     ] = ()

@@ -7,8 +7,8 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from dpanet_jax import checkpoint, models, version
 from dpanet_jax import config as config_lib
-from dpanet_jax import models, version
 from dpanet_jax.config import Sections
 from dpanet_jax.data import pipeline
 from dpanet_jax.data.classes import Classes
@@ -16,6 +16,7 @@ from dpanet_jax.data.options import Augmentation, Data
 from dpanet_jax.data.split import Split, open_split
 from dpanet_jax.evaluation import protocols
 from dpanet_jax.interop import torch as torch_weights
+from dpanet_jax.models.precision import param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import layout, pictures
 from dpanet_jax.training.layout import Layout, TrainStep
@@ -48,7 +49,12 @@ class Parts:
     def is_evaluated(self, step: int) -> bool:
         """Whether the validation split is evaluated after this step."""
         every = self.options.evaluation.every_epochs * self.steps_per_epoch
-        return step % every == 0 or step == self.total_steps
+        return step > 0 and step % every == 0 or step == self.total_steps
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the score of a checkpoint depends on beside its weights."""
+        return checkpoint.measured_by(self.about["config"])
 
     def is_saved(self, step: int) -> bool:
         """Whether a checkpoint is written after this step."""
@@ -61,8 +67,11 @@ class Parts:
 
 
 def require_valid(config: ConfigDict) -> None:
-    """Raises ConfigError for what can be told to be wrong before anything is read or written."""
-    config_lib.check_config(config)
+    """Raises ConfigError for what can be told to be wrong before anything is read or written.
+
+    The file of pretrained weights is not looked for: a run that goes on needs none, and `build` reads it.
+    """
+    config_lib.check_config(config, starts=False)
     options = config_lib.sections(config)
     training = options.training
     layout.require_even_batches(training.batch_size, training.accumulate_steps, options.evaluation.batch_size)
@@ -75,6 +84,8 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     ConfigError where config and data set do not fit, DataError's family for the data set, and WeightsError.
     """
     options = config_lib.sections(config)
+    if pretrained:
+        config_lib.check_pretrained(options.pretrained.pretrained)
     training, data = options.training, options.data
     train_split = open_split(data.dataset, data.train_split, data.data_dir or None)
     val_split = open_split(data.dataset, data.val_split, data.data_dir or None)
@@ -83,8 +94,9 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     config_lib.check_class_weights(options.loss_options.class_weights, classes.names, data.dataset)
     steps = total_steps(training, len(train_split))
     on_devices = layout.LAYOUTS[options.run.parallelism]()
-    model = models.build(len(classes.names), **options.model)
-    mapped = models.build(len(classes.names), axis_name=on_devices.axis_name, **options.model)
+    options_of_model = {**options.model, "param_dtype": param_dtype_for(options.model.get("dtype", "float32"))}
+    model = models.build(len(classes.names), **options_of_model)
+    mapped = models.build(len(classes.names), axis_name=on_devices.axis_name, **options_of_model)
     schedule = schedule_for(options.optimizer, training.batch_size, steps)
     optimizer = sgd(schedule, options.optimizer)
     train_step = make_train_step(

@@ -8,8 +8,12 @@ class TrainingError(DPANetError, RuntimeError):
 
 
 class NotFinite(TrainingError):
-    """A figure of a step is infinite or not a number; the text names figure, step and learning rate."""
+    """A figure of a step, or its state, is infinite or not a number; the text names which, and the step."""
 
 
 class Interrupted(TrainingError):
     """A signal (Ctrl-C, or a scheduler's SIGTERM) stopped the run after a checkpoint."""
+
+
+class WorkdirInUse(TrainingError):
+    """Another run holds the workdir; the text says which, where that is known."""

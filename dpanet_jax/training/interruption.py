@@ -1,8 +1,13 @@
 """Signals that ask a run to stop: they are noted, and the loop stops where everything is saved."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
+
+
+class CutShort(Exception):
+    """A signal came while something went through items that need not be finished."""
 
 
 class Interruption:
@@ -19,6 +24,13 @@ class Interruption:
             except ValueError:
                 break  # Not the main thread: signals are then somebody else's to handle.
         return self
+
+    def until_noted(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The items one by one; raises CutShort before the first one after a signal."""
+        for item in items:
+            if self.signal:
+                raise CutShort
+            yield item
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name

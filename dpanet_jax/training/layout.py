@@ -32,7 +32,8 @@ def require_even_batches(batch_size: int, accumulate_steps: int, evaluation_batc
     if batch_size % parts:
         raise ConfigError(
             f"config.training.batch_size={batch_size} is not a multiple of {jax.device_count()} "
-            f"devices × config.training.accumulate_steps={accumulate_steps}: use a multiple of {parts}"
+            f"devices × config.training.accumulate_steps={accumulate_steps}: use a multiple of {parts}, or "
+            "show JAX fewer devices (CUDA_VISIBLE_DEVICES=0)"
         )
     if evaluation_batch_size % jax.process_count():
         raise ConfigError(

@@ -1,52 +1,54 @@
 """Where a run's figures and pictures go: metrics.jsonl, TensorBoard's events and pictures/."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from dpanet_jax import paths
 from dpanet_jax.evaluation import figures
 from dpanet_jax.training.errors import NotFinite
+from dpanet_jax.training.events import Events
 from dpanet_jax.training.layout import Metrics
 
 
 class RunLog:
     """Writes WORKDIR/metrics.jsonl ({"step": …, name: value} lines), WORKDIR/tensorboard and /pictures.
 
-    A run that goes on from step `step` first drops what was logged after it: those steps come again.
-    With `writes` False, as in all processes but one, nothing is written.
+    A run that goes on from step `step` first drops what was logged after it: those steps come again. So
+    does that step's evaluation where it was not finished (`evaluated` False). With `writes` False, as in all
+    processes but one, nothing is written.
     """
 
-    def __init__(self, workdir: Path, step: int = 0, writes: bool = True) -> None:
+    def __init__(self, workdir: Path, step: int = 0, writes: bool = True, evaluated: bool = True) -> None:
         self._workdir = workdir
         self._file: TextIO | None = None
         if writes:
             path = workdir / "metrics.jsonl"
             if path.exists():
-                _keep_until(path, step)
+                _keep_until(path, step, evaluated)
             self._file = open(path, "a", buffering=1, encoding="utf-8")
-            # The queue and the flush thread are of no use to a few scalars a second.
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+            self._events = Events(workdir / "tensorboard", purge_step=step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One line and one event for each value, a float by name."""
+        """One line and one event for each value, a float by name; not finite: null, and no event."""
         if self._file is None:
             return
         line = {name: float(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
-        for name, value in line.items():
-            self._events.add_scalar(name, value, step)
+        finite = {name: value for name, value in line.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **{name: finite.get(name) for name in line}}) + "\n")
+        for name, value in finite.items():
+            self._events.scalar(step, name, value)
 
     def picture(self, step: int, name: str, picture: np.ndarray, file: str) -> None:
         """A uint8 (H, W, 3) picture: WORKDIR/pictures/FILE.png, and NAME among the events."""
         if self._file is not None:
             figures.save(picture, self._workdir / "pictures" / f"{file}.png")
-            self._events.add_image(name, picture, step, dataformats="HWC")
+            self._events.picture(step, name, picture)
 
     def close(self) -> None:
         """Closes the files."""
@@ -57,8 +59,12 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        try:
+            self.close()
+        except OSError:
+            if kind is None:  # Else what went wrong first is what is told.
+                raise
 
 
 class Window:
@@ -116,12 +122,15 @@ class Window:
         self.restart_clock()
 
 
-def _keep_until(path: Path, step: int) -> None:
+def _keep_until(path: Path, step: int, evaluated: bool) -> None:
+    """Keeps the lines up to a step, without those of its evaluation where it is to come again."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            of_evaluation = any(name.startswith("val/") for name in values)
+            if values["step"] < step or (values["step"] == step and (evaluated or not of_evaluation)):
                 kept.append(line + "\n")
-        except ValueError:
-            break  # A machine that went down mid-line: nothing after it can be of an earlier step.
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # Half a line, of a machine that went down.
     paths.write_text(path, "".join(kept))

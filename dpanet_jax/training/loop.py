@@ -16,118 +16,147 @@ from dpanet_jax import config as config_lib
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.evaluation import report
 from dpanet_jax.evaluation.evaluate import Evaluated, evaluate
+from dpanet_jax.models.precision import computing_in
 from dpanet_jax.progress import is_main_process, message, progress_bar
-from dpanet_jax.training import pictures
+from dpanet_jax.training import pictures, stopped
 from dpanet_jax.training.build import Parts, build, require_valid
-from dpanet_jax.training.errors import Interrupted, NotFinite, TrainingError
+from dpanet_jax.training.errors import Interrupted
 from dpanet_jax.training.imported import require_classes
-from dpanet_jax.training.interruption import Interruption
+from dpanet_jax.training.interruption import CutShort, Interruption
 from dpanet_jax.training.log import RunLog, Window
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.workdir import Workdir
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Trains in `workdir`, or goes on there from the latest checkpoint; returns the last evaluation.
+    """Trains in `workdir`, or goes on there from the newest whole checkpoint; returns the last evaluation.
 
     The result is `ConfusionMatrix.compute()`'s dictionary for the validation split. Raises ConfigError
     for a wrong config or a workdir of another one, DataError's family for the data set, TrainingError
-    where the loss or its gradient is not finite, Interrupted after a signal.
+    where numbers are not finite, memory or disk do not suffice, or another run holds the workdir, Interrupted
+    after a signal, and CheckpointError where no checkpoint of the workdir is whole.
     """
     require_valid(config)
     config = config_lib.resolved(config)
-    folder = Workdir(workdir)
-    folder.require_run_of(config_lib.to_dict(config))
-    parts = build(config, pretrained=not folder.has_checkpoint)
-    folder.write_config(parts.about["config"], parts.about["provenance"])
-    kept = parts.options.checkpoint
-    with Checkpoints(folder.path, kept.keep_latest, kept.keep_best) as checkpoints:
-        state = parts.initial_state
-        if checkpoints.latest is not None:
-            restored = checkpoints.restore(state)
-            if restored.about["data"]:
-                parts.batches.set_state(restored.about["data"])
-            else:  # Of weights that were imported: no batch has been read yet.
-                require_classes(restored.about, parts.classes)
-            state = TrainState.from_checkpoint(restored)
-            logging.info("going on from step %d", restored.step)
-        with folder.open_log(int(state.step)) as log:
-            try:
-                return _run(parts, state, checkpoints, log, folder)
-            except NotFinite as error:
-                checkpoints.wait()
-                latest = checkpoints.latest
-                safe = (
-                    f"the checkpoint of step {latest} is intact" if latest else "there is no checkpoint yet"
-                )
-                raise TrainingError(
-                    f"{error}: stopped; {safe} in {folder.path}. Lower config.optimizer.lr, or add"
-                    " config.optimizer.warmup_steps"
-                ) from error
+    with Workdir(workdir) as folder, computing_in(config.model.get("dtype", "float32")):
+        values, changed = folder.config_of_run(config_lib.to_dict(config))
+        parts = build(config_lib.from_dict(values), pretrained=not folder.has_checkpoint)
+        kept = parts.options.checkpoint
+        with Checkpoints(
+            folder.path, kept.keep_latest, kept.keep_best, writes=folder.writes, tell=message
+        ) as checkpoints:
+            if checkpoints.latest is None:
+                state, evaluated = parts.initial_state, True
+                folder.begin(parts.about["config"], parts.about["provenance"])
+            else:
+                restored = checkpoints.restore(parts.initial_state)
+                state = TrainState.from_checkpoint(restored)
+                evaluated = not parts.is_evaluated(restored.step) or checkpoints.has_score(restored.step)
+                if restored.about.get("data"):
+                    parts.batches.set_state(restored.about["data"])
+                else:  # Weights that were imported have read no data yet.
+                    require_classes(restored.about, parts.classes)
+                logging.info("going on from step %d", restored.step)
+                if changed:
+                    message(f"goes on from step {restored.step} with {'; '.join(changed)}")
+                folder.go_on(parts.about["config"], parts.about["provenance"])
+            with (
+                folder.open_log(int(state.step), evaluated) as log,
+                stopped.in_one_line(parts, checkpoints, folder),
+            ):
+                return _Run(parts, state, checkpoints, log, folder).to_the_end(evaluated)
 
 
-def _run(
-    parts: Parts, state: TrainState, checkpoints: Checkpoints, log: RunLog, folder: Workdir
-) -> dict[str, Any]:
-    """Steps, evaluations and checkpoints, in this order, until the last step."""
-    step, evaluated, absent = int(state.step), None, parts.options.evaluation.absent
-    if step == 0 and folder.writes:
-        picture = pictures.of_first_batch(parts.batches, parts.classes)
-        log.picture(0, "training_batch", picture, file="training_batch")
-    state = parts.layout.put_state(state)
-    with (
-        Interruption() as interruption,
-        progress_bar(total=parts.total_steps, initial=step, unit="step") as bar,
-    ):
-        window = Window(log, bar, parts.options.training.batch_size)
-        while step < parts.total_steps:
-            batch = parts.layout.put_batch(next(parts.batches))
-            state, metrics = parts.train_step(state, batch)
-            step += 1
-            window.add(step, metrics)
-            stopped_by = interruption.signal  # Read once: flushed, saved and stopped go together.
-            mean_iou = None
-            if parts.is_logged(step) or stopped_by:
-                window.flush(step)
-            if parts.is_evaluated(step):
-                evaluated = _evaluate(parts, state, parts.drawn)
-                mean_iou = evaluated.matrix.compute()["mean_iou"]
-                _tell(parts, step, evaluated, log)
-            if parts.is_saved(step) or stopped_by:
-                about = {**parts.about, "data": parts.batches.get_state()}
-                checkpoints.save(parts.layout.take_state(state), about, mean_iou)
-            if stopped_by and step < parts.total_steps:
-                checkpoints.wait()
-                raise Interrupted(
-                    f"stopped by {stopped_by} after step {step} of {parts.total_steps}, which is saved in"
-                    f" {folder.path}: the same command goes on from there"
-                )
-            if parts.is_saved(step):
-                window.restart_clock()
-    checkpoints.wait()
-    evaluated = evaluated or _evaluate(parts, state)  # None: the run had been finished before.
-    if is_main_process():
-        title = f"{parts.options.data.dataset} {parts.options.data.val_split}, step {step}"
-        report.print_table(evaluated.matrix, parts.classes.names, title, absent)
-    return evaluated.matrix.compute(absent)
+class _Run:
+    """Steps, checkpoints and evaluations, in this order, until the last step."""
 
+    def __init__(
+        self, parts: Parts, state: TrainState, checkpoints: Checkpoints, log: RunLog, folder: Workdir
+    ) -> None:
+        self.parts, self.checkpoints, self.log, self.folder = parts, checkpoints, log, folder
+        self.step = int(state.step)
+        self.state = parts.layout.put_state(state)
+        self.evaluated: Evaluated | None = None  # at the last step
 
-def _evaluate(parts: Parts, state: TrainState, keep: tuple[int, ...] = ()) -> Evaluated:
-    """Every host evaluates its own share on its own devices, with its own copy of the weights."""
-    variables = jax.tree.map(np.asarray, parts.layout.take_state(state).variables)
-    batch_size = parts.options.evaluation.batch_size
-    return evaluate(parts.protocol, parts.protocol.put(variables), parts.val_split, batch_size, keep=keep)
+    def to_the_end(self, evaluated: bool) -> dict[str, Any]:
+        """Returns the last evaluation. `evaluated`: whether the step to begin from needs none any more."""
+        parts = self.parts
+        if self.step == 0 and self.folder.writes:
+            pictures.draw_first_batch(parts.batches, parts.classes, self.log)
+        with (
+            Interruption() as interruption,
+            progress_bar(total=parts.total_steps, initial=self.step, unit="step") as bar,
+        ):
+            if not evaluated:
+                self._evaluate(interruption)
+            window = Window(self.log, bar, parts.options.training.batch_size)
+            while self.step < parts.total_steps:
+                self._one_step(window, interruption)
+            if self.evaluated is None:  # The run had been finished before.
+                self.evaluated = self._evaluated(interruption)
+        self.checkpoints.wait()
+        absent = parts.options.evaluation.absent
+        if is_main_process():
+            title = f"{parts.options.data.dataset} {parts.options.data.val_split}, step {self.step}"
+            report.print_table(self.evaluated.matrix, parts.classes.names, title, absent)
+        return self.evaluated.matrix.compute(absent)
 
+    def _one_step(self, window: Window, interruption: Interruption) -> None:
+        parts = self.parts
+        batch = parts.layout.put_batch(next(parts.batches))
+        self.state, metrics = parts.train_step(self.state, batch)
+        self.step += 1
+        window.add(self.step, metrics)
+        stopping = interruption.signal  # Read once: flushed, saved and stopped go together.
+        if parts.is_logged(self.step) or stopping:
+            window.flush(self.step)
+        if parts.is_saved(self.step) or stopping:
+            self._save()
+        if stopping:
+            self._stop(stopping)
+        if parts.is_evaluated(self.step):
+            self._evaluate(interruption)
+        if parts.is_saved(self.step):
+            window.restart_clock()
 
-def _tell(parts: Parts, step: int, evaluated: Evaluated, log: RunLog) -> None:
-    """Logs, prints and draws an evaluation."""
-    figures = evaluated.matrix.compute(parts.options.evaluation.absent)
-    names = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
-    log.scalars(step, {f"val/{name}": figures[name] for name in names})
-    message(
-        f"step {step}: {parts.options.data.val_split} mean IoU {100 * figures['mean_iou']:.2f}%, "
-        f"pixel accuracy {100 * figures['pixel_accuracy']:.2f}%"
-    )
-    if evaluated.kept:
-        picture = pictures.of_predictions(evaluated.kept, parts.classes)
-        log.picture(step, "predictions", picture, file=f"step_{step:07d}")
+    def _save(self) -> None:
+        """Before the evaluation, so that nothing is lost by whatever happens there."""
+        state = self.parts.layout.take_state(self.state).to_host()
+        state.require_finite()
+        self.checkpoints.save(state, {**self.parts.about, "data": self.parts.batches.get_state()})
+
+    def _stop(self, by: str) -> None:
+        self.checkpoints.wait()
+        raise Interrupted(
+            f"stopped by {by} after step {self.step} of {self.parts.total_steps}, which is saved in"
+            f" {self.folder.path}: the same command goes on from there"
+        )
+
+    def _evaluate(self, interruption: Interruption) -> None:
+        """Evaluates the step that was saved: logs it, stores its score, prints and draws, in this order."""
+        parts = self.parts
+        self.evaluated = self._evaluated(interruption, parts.drawn)
+        figures = self.evaluated.matrix.compute(parts.options.evaluation.absent)
+        names = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
+        self.log.scalars(self.step, {f"val/{name}": figures[name] for name in names})
+        self.checkpoints.add_score(self.step, figures["mean_iou"], parts.measured)
+        message(
+            f"step {self.step}: {parts.options.data.val_split} mean IoU {100 * figures['mean_iou']:.2f}%, "
+            f"pixel accuracy {100 * figures['pixel_accuracy']:.2f}%"
+        )
+        pictures.draw_predictions(self.evaluated.kept, parts.classes, self.log, self.step)
+
+    def _evaluated(self, interruption: Interruption, keep: tuple[int, ...] = ()) -> Evaluated:
+        """Every host evaluates its own share on its own devices, with its own copy of the weights."""
+        parts = self.parts
+        variables = jax.tree.map(np.asarray, parts.layout.take_state(self.state).variables)
+        on_devices, batch_size = parts.protocol.put(variables), parts.options.evaluation.batch_size
+        watched = interruption.until_noted
+        try:
+            return evaluate(
+                parts.protocol, on_devices, parts.val_split, batch_size, keep=keep, progress=watched
+            )
+        except CutShort:
+            assert interruption.signal
+            self._stop(interruption.signal)
+            raise

@@ -20,16 +20,23 @@ class Run:
         Literal["jit", "pmap"],
         Option(
             "jit: one program over a mesh of all devices; pmap: one replica a device;"
-            " the numbers are the same"
+            " the numbers are the same",
+            kind="operation",
         ),
     ] = "jit"
-    distributed: Annotated[bool, Option("join several hosts by jax.distributed.initialize() first")] = False
+    distributed: Annotated[
+        bool, Option("join several hosts by jax.distributed.initialize() first", kind="operation")
+    ] = False
     imports: Annotated[
         tuple[str, ...],
-        Option("modules to import first: they register networks or data sets of your own"),
+        Option("modules to import first: they register networks or data sets of your own", kind="operation"),
     ] = ()
-    log_every_steps: Annotated[int, Option("steps between two lines of the log", least=1)] = 20
-    pictures: Annotated[int, Option("validation images drawn at each evaluation", least=0)] = 4
+    log_every_steps: Annotated[
+        int, Option("steps between two lines of the log", least=1, kind="operation")
+    ] = 20
+    pictures: Annotated[
+        int, Option("validation images drawn at each evaluation", least=0, kind="operation")
+    ] = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +98,13 @@ class Checkpoint:
 
     every_steps: Annotated[
         int,
-        Option("steps between two checkpoints, besides the one at each evaluation; 0: only those", least=0),
+        Option(
+            "steps between two checkpoints, besides the one at each evaluation; 0: only those",
+            least=0,
+            kind="operation",
+        ),
     ] = 0
-    keep_latest: Annotated[int, Option("newest checkpoints kept", least=1)] = 1
-    keep_best: Annotated[int, Option("checkpoints of the highest validation mean IoU kept", least=1)] = 1
+    keep_latest: Annotated[int, Option("newest checkpoints kept", least=1, kind="operation")] = 1
+    keep_best: Annotated[
+        int, Option("checkpoints of the highest validation mean IoU kept", least=1, kind="operation")
+    ] = 1

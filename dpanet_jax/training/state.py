@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from dpanet_jax.checkpoint import Restored
+from dpanet_jax.training.errors import NotFinite
 
 
 @flax.struct.dataclass
@@ -39,6 +40,22 @@ class TrainState:
             batch_stats=restored.variables["batch_stats"],
             opt_state=restored.opt_state,
         )
+
+    def to_host(self) -> "TrainState":
+        """A copy in host memory, as NumPy arrays."""
+        copy: TrainState = jax.tree.map(np.array, self)
+        return copy
+
+    def require_finite(self) -> None:
+        """Raises NotFinite, naming the array, where one holds a number that is infinite or none.
+
+        A step's loss and gradient may be finite while its update, or a statistic of batch norm, is not.
+        """
+        trees = {"params": self.params, "batch_stats": self.batch_stats, "optimizer": self.opt_state}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(trees):
+            if not np.isfinite(leaf).all():
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise NotFinite(f"{name} is not finite after step {int(self.step)}")
 
     @property
     def variables(self) -> dict[str, Any]:

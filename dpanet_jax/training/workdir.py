@@ -5,15 +5,19 @@ WORKDIR/metrics.jsonl   a line for each window of steps and each evaluation; see
 WORKDIR/tensorboard/    the same as TensorBoard's events, with the pictures
 WORKDIR/pictures/       what the network is fed, and predictions at each evaluation
 WORKDIR/checkpoints/    see `dpanet_jax.checkpoint`
+WORKDIR/damaged/        checkpoints that could not be read when the run went on
+WORKDIR/.lock           while a run is under way; see `lock`
 """
 
 import json
 import os
+import shutil
 from typing import Any
 
 from dpanet_jax import checkpoint, paths
 from dpanet_jax import config as config_lib
 from dpanet_jax.progress import is_main_process
+from dpanet_jax.training.lock import Lock
 from dpanet_jax.training.log import RunLog
 
 _PROVENANCE = "provenance"
@@ -22,50 +26,81 @@ _PROVENANCE = "provenance"
 class Workdir:
     """The folder of one run, at an absolute `path`; only one of several processes writes in it.
 
-    Raises UsageError for an address that is no local path, and ConfigError where there is a file.
+    While it is open, no other run can open it: `lock.Lock` says how, and what it raises. Raises UsageError
+    for an address that is no local path, and ConfigError where there is a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = paths.local(path)
         self.writes = is_main_process()
+        self._lock = Lock(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise config_lib.ConfigError(f"{self.path} is a file: --workdir must be a folder")
+
+    def __enter__(self) -> "Workdir":
+        if self.writes:
+            self._lock.__enter__()
+            for folder in (self.path, self.path / "pictures"):
+                paths.remove_unfinished(folder)  # Of a run that was killed.
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writes:
+            self._lock.__exit__()
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether a run goes on here, rather than starts from its beginning."""
-        folder = checkpoint.folder_of(self.path)
-        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+        return bool(checkpoint.steps_of(checkpoint.folder_of(self.path)))
 
-    def require_run_of(self, config: dict[str, Any]) -> None:
-        """Raises ConfigError where the folder belongs to a run with another config than this (`to_dict`)."""
-        path = self.path / "config.json"
-        if not path.exists():
-            if checkpoint.folder_of(self.path).exists():
-                raise config_lib.ConfigError(
-                    f"{self.path} has checkpoints but no config.json: use another --workdir"
-                )
-            return
-        try:
-            stored = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise config_lib.ConfigError(f"{path} is not readable JSON ({error})") from error
-        written_by = checkpoint.written_by(stored)
-        stored.pop(_PROVENANCE, None)
-        config_lib.from_dict(stored, written_by)  # Refuses the keys of another version by its name.
+    def config_of_run(self, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The config (`to_dict`) that a run has here, given what was asked for; and what changed, in words.
+
+        A workdir without a checkpoint takes any. A run that goes on takes what is asked for, but what it was
+        started from is what it was. Raises ConfigError where something differs that changes what is learned,
+        and CheckpointError where there are checkpoints and none is whole.
+        """
+        about = checkpoint.newest_about(checkpoint.folder_of(self.path))
+        if about is None:
+            return config, []
+        stored = about["config"]
+        # Another version's keys are refused by its name.
+        config_lib.from_dict(stored, checkpoint.written_by(about))
         differences = config_lib.differences(stored, config)
         if differences:
             raise config_lib.ConfigError(
                 f"{self.path} holds a run with another config ({'; '.join(differences[:4])}"
                 f"{'; …' if len(differences) > 4 else ''}): use another --workdir, or that config"
             )
+        started = config_lib.with_start_of(stored, config)
+        return started, config_lib.free_changes(stored, started)
 
-    def write_config(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:
-        """Writes config.json where there is none: a run keeps the one that it began with."""
-        path = self.path / "config.json"
-        if self.writes and not path.exists():
-            paths.write_text(path, json.dumps({**config, _PROVENANCE: provenance}, indent=1) + "\n")
+    def begin(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Writes config.json of a run from its beginning; removes what one without a checkpoint left."""
+        if not self.writes:
+            return
+        if (self.path / "config.json").exists():
+            for name in ("tensorboard", "pictures"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        self._write_config(config, provenance)
 
-    def open_log(self, step: int) -> RunLog:
-        """The log of a run that has made `step` steps."""
-        return RunLog(self.path, step, self.writes)
+    def go_on(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Brings config.json up to date: what may change, may have. Who began the run stays."""
+        if not self.writes:
+            return
+        try:
+            stored = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            began = stored.pop(_PROVENANCE, None)
+        except (OSError, ValueError, AttributeError, TypeError):
+            stored, began = None, provenance  # It is not there, or not whole.
+        if stored != config:
+            self._write_config(config, began)
+
+    def _write_config(self, config: dict[str, Any], provenance: dict[str, Any] | None) -> None:
+        content = config if provenance is None else {**config, _PROVENANCE: provenance}
+        paths.write_text(self.path / "config.json", json.dumps(content, indent=1) + "\n")
+
+    def open_log(self, step: int, evaluated: bool = True) -> RunLog:
+        """The log of a run that has made `step` steps, and evaluated the last of them, or not."""
+        return RunLog(self.path, step, self.writes, evaluated)

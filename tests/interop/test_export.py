@@ -36,7 +36,8 @@ def workdir(request, tmp_path_factory):
         rng = np.random.default_rng(step)
         variables = jax.tree.map(lambda leaf, rng=rng: np.asarray(rng.random(leaf.shape), np.float32), shapes)
         state = TrainState(np.int32(step), variables["params"], variables["batch_stats"], {"m": np.zeros(2)})
-        manager.save(state, about, score)
+        manager.save(state, about)
+        manager.add_score(step, score, {})
     manager.close()
     return workdir
 

@@ -196,7 +196,10 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(
     config.checkpoint.every_steps = 1
     config.checkpoint.keep_latest = 10
     poisoned(name, 4, monkeypatch)
-    words = f"{name} is nan at step 4 .*: stopped; the checkpoint of step 3 is intact in .* Lower config.opt"
+    words = (
+        f"{name} is nan at step 4 .*: stopped; the checkpoint of step 3 is intact in .*"
+        "With another --workdir: lower config.optimizer.lr"
+    )
     with pytest.raises(TrainingError, match=words):
         loop.train(config, tmp_path)
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())

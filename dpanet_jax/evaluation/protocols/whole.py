@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dpanet_jax.models.normalize import normalize
+from dpanet_jax.models.precision import computing_in
 from dpanet_jax.models.resize import resize_bilinear
 
 
@@ -21,6 +22,7 @@ class Whole:
 
     def __init__(self, model: Any, *, base_size: int = 0) -> None:
         self.base_size = base_size
+        self._dtype = model.dtype
         self._mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
         self._whole = NamedSharding(self._mesh, PartitionSpec())
         self._split = NamedSharding(self._mesh, PartitionSpec("data"))
@@ -40,15 +42,18 @@ class Whole:
 
     def put(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A model's variables, whole on each of this host's devices."""
-        return jax.device_put(variables, self._whole)
+        with computing_in(self._dtype):
+            return jax.device_put(variables, self._whole)
 
     def ids(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) RGB → uint8 (B, H, W) class ids."""
-        return np.asarray(self._ids(variables, self._put_images(images)))
+        with computing_in(self._dtype):
+            return np.asarray(self._ids(variables, self._put_images(images)))
 
     def probabilities(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) RGB → float32 (B, H, W, K); they sum to 1 over K."""
-        return np.asarray(self._probabilities(variables, self._put_images(images)))
+        with computing_in(self._dtype):
+            return np.asarray(self._probabilities(variables, self._put_images(images)))
 
     def _put_images(self, images: np.ndarray) -> jax.Array:
         even = len(images) % self._mesh.size == 0
@@ -62,5 +67,7 @@ def prepared(images: jax.Array, base_size: int, dtype: jnp.dtype) -> jax.Array:
         factor = base_size / max(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         shape = (images.shape[0], *size, 3)
-        images = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+        images = jax.image.resize(
+            images.astype(jnp.promote_types(dtype, jnp.float32)), shape, "linear", antialias=True
+        )
     return normalize(images, dtype=dtype)

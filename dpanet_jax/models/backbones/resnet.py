@@ -82,7 +82,11 @@ MultiGrid = Annotated[
     Option("dilations of the last stage's blocks, such as (4, 8, 16); empty: all alike", least=1),
 ]
 Remat = Annotated[
-    bool, Option("compute the backbone's activations again in the backward pass: less memory, more time")
+    bool,
+    Option(
+        "compute the backbone's activations again in the backward pass: less memory, more time",
+        kind="operation",
+    ),
 ]
 
 

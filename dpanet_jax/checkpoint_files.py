@@ -1,0 +1,292 @@
+"""The files of a checkpoint: where they lie, what they hold, and whether they are whole.
+
+`checkpoint` is the module to use; this one is a part of it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from dpanet_jax import checksums, paths
+from dpanet_jax.errors import DPANetError
+
+METRIC = "mean_iou"
+# What a score depends on beside the weights. Scores that differ in one of these are not compared.
+MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
+
+CHECKSUMS = "checksums"
+_ABOUT = {"config", "classes", "data", "provenance", CHECKSUMS}
+
+
+class CheckpointError(DPANetError, ValueError):
+    """A checkpoint is absent or not readable; the message names the folder and what to do."""
+
+
+class Damaged(CheckpointError):
+    """A checkpoint is not whole: `reason` says what of it."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{folder}: not a readable checkpoint ({reason})")
+        self.folder, self.reason = folder, reason
+
+
+class State(Protocol):
+    """What a checkpoint holds of a run: `training.state.TrainState`."""
+
+    step: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint's content: trees of NumPy arrays and the JSON part."""
+
+    step: int
+    variables: dict[str, Any]  # {"params": …, "batch_stats": …}
+    about: dict[str, Any]  # {"config": …, "classes": …, "data": …, "provenance": …}
+    opt_state: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The mean IoU of a checkpoint, NaN included, and what it was measured by."""
+
+    mean_iou: float
+    measured: dict[str, Any]
+
+
+def folder_of(workdir: str | os.PathLike[str]) -> Path:
+    """Where a workdir's checkpoints lie. UsageError for an address that is no local path."""
+    return paths.local(workdir) / "checkpoints"
+
+
+def steps_of(folder: Path) -> list[int]:
+    """The steps that a folder of checkpoints has a folder for, in their order."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def written_by(about: Mapping[str, Any]) -> str:
+    """Which version wrote a checkpoint, or a config.json, in words for an error."""
+    provenance = about.get("provenance")
+    if not provenance:
+        return "an earlier version of dpanet_jax"  # Before 0.2.0 it was not written down.
+    commit = provenance.get("commit")
+    return f"dpanet_jax {provenance.get('version')}{f' (commit {commit})' if commit else ''}"
+
+
+def measured_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{key: value} of what a score depends on beside the weights, from a stored config."""
+    found = {}
+    for key in MEASURED_BY:
+        section, _, name = key.partition(".")
+        found[key] = config.get(section, {}).get(name)
+    return found
+
+
+def newest_about(folder: Path) -> dict[str, Any] | None:
+    """The JSON part of the newest checkpoint in which it is whole; None where there is no checkpoint.
+
+    Raises CheckpointError where there are checkpoints and none is whole.
+    """
+    damaged = []
+    for step in reversed(steps_of(folder)):
+        try:
+            return load_about(folder / str(step))
+        except Damaged as error:
+            damaged.append(error)
+    require_one(folder, damaged)
+    return None
+
+
+def require_one(folder: Path, damaged: list[Damaged]) -> None:
+    """Raises CheckpointError where all of a folder's checkpoints, which are some, are `damaged`."""
+    if damaged:
+        reasons = "; ".join(f"step {error.folder.name}: {error.reason}" for error in damaged[:3])
+        raise CheckpointError(
+            f"{folder}: no checkpoint is whole ({reasons}); copy one there anew, or remove {folder} to begin "
+            "from the start"
+        )
+
+
+def damage(folder: Path) -> Damaged | None:
+    """What is wrong with a checkpoint, as far as it can be told without its network; None: nothing."""
+    try:
+        sums = _read_about(folder).get(CHECKSUMS, {})
+        for name in ("model", "optimizer"):
+            read_raw(folder, name, sums.get(name))
+    except Damaged as error:
+        return error
+    return None
+
+
+def read_raw(folder: Path, name: str, sums: Mapping[str, str] | None = None) -> Any:
+    """One item, "model" or "optimizer", as plain nested dictionaries and lists of NumPy arrays."""
+    stored = _stored(folder, name)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
+    return _read_arrays(folder, name, like, sums)
+
+
+def read_score(folder: Path) -> Score | None:
+    """The score of one checkpoint; None where it has none, or one that cannot be read."""
+    try:
+        content = checksums.unsealed(json.loads(score_file(folder).read_text(encoding="utf-8")))
+        mean_iou = content[METRIC]
+        measured = content.get("measured")
+        if measured is None:
+            # An earlier version wrote it: its scores left out the classes that are absent.
+            config = load_about(folder)["config"]
+            measured = {**measured_by(config), "evaluation.absent": "exclude"}
+        return Score(math.nan if mean_iou is None else float(mean_iou), measured)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def score_file(folder: Path) -> Path:
+    """Where a checkpoint's score lies: the place and form of Orbax's CheckpointManager."""
+    return folder / "metrics" / "metrics"
+
+
+def has_unreadable_score(folder: Path) -> bool:
+    """Whether a checkpoint has a score that cannot be read."""
+    return score_file(folder).exists() and read_score(folder) is None
+
+
+def best_steps(folder: Path) -> list[int]:
+    """The steps with a score, the best first; only those that were measured as the newest of them was."""
+    found = {step: read_score(folder / str(step)) for step in steps_of(folder)}
+    scores = {step: score for step, score in found.items() if score and not math.isnan(score.mean_iou)}
+    if not scores:
+        return []
+    measured = scores[max(scores)].measured
+    comparable = {step: score.mean_iou for step, score in scores.items() if score.measured == measured}
+    return sorted(comparable, key=lambda step: (comparable[step], step), reverse=True)
+
+
+def load_about(checkpoint: Path) -> dict[str, Any]:
+    """The JSON part of one checkpoint: config, classes, data, provenance. Damaged where it is not whole."""
+    about = _read_about(checkpoint)
+    about.pop(CHECKSUMS, None)
+    return about
+
+
+def read_state(folder: Path, like: State) -> Restored:
+    """One checkpoint, for a run whose state is `like`. Damaged where it is not whole.
+
+    Raises CheckpointError where it holds the state of another network.
+    """
+    about = _read_about(folder)
+    sums = about.pop(CHECKSUMS, {})
+    items = {"model": like.variables, "optimizer": like.opt_state}
+    for name, item in items.items():
+        misfit = _misfit(folder, name, item, sums.get(name))
+        if misfit:
+            raise CheckpointError(
+                f"{folder}: was written by {written_by(about)}, and no run can go on from it here ({misfit})"
+            )
+    read = {name: _read_arrays(folder, name, item, sums.get(name)) for name, item in items.items()}
+    return Restored(int(folder.name), read["model"], about, read["optimizer"])
+
+
+def load_variables(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Only the model of one checkpoint, as NumPy arrays; `like` has its structure and shapes.
+
+    Raises Damaged where it is not whole, and CheckpointError where it is of another network.
+    """
+    about = _read_about(checkpoint)
+    sums = about.get(CHECKSUMS, {}).get("model")
+    misfit = _misfit(checkpoint, "model", like, sums)
+    if misfit:
+        raise CheckpointError(
+            f"{checkpoint}: its model cannot be read ({misfit}); it was written by {written_by(about)}"
+        )
+    variables: dict[str, Any] = _read_arrays(checkpoint, "model", like, sums)
+    return variables
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line; of TensorStore's long ones, what the operating system said."""
+    system = re.search(r"os_error_code='(\d+)'", str(error))
+    if system:
+        return os.strerror(int(system[1]))
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """The JSON part, its checksums of the arrays included."""
+    if not folder.is_dir():
+        raise Damaged(folder, "there is no such folder")
+    try:
+        # The place and the name of the file are those of Orbax's JsonCheckpointHandler.
+        about = checksums.unsealed(json.loads((folder / "about" / "metadata").read_text(encoding="utf-8")))
+    except OSError as error:
+        raise Damaged(folder, f"{error.strerror}: {error.filename}") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(folder, f"about/metadata: {first_line(error)}") from error
+    odd = about.keys() - _ABOUT or {"config", "classes"} - about.keys()
+    if odd or not all(isinstance(value, dict) for value in about.values()):
+        raise Damaged(folder, "about/metadata: is not what training writes")
+    return about
+
+
+def _misfit(folder: Path, name: str, like: Any, sums: Mapping[str, str] | None) -> str | None:
+    """In which point a checkpoint's item is of another network than `like`; None where in none."""
+    if sums and sums["structure"] == checksums.structure_of_tree(like):
+        return None
+    stored = {key: tuple(leaf.shape) for key, leaf in checksums.named_leaves(_stored(folder, name))}
+    wanted = {key: tuple(np.shape(leaf)) for key, leaf in checksums.named_leaves(like)}
+    for key in sorted(stored.keys() | wanted.keys()):
+        if key not in stored or key not in wanted:
+            return f"{name}/{key} is only {'there' if key in stored else 'here'}"
+        if stored[key] != wanted[key]:
+            return f"{name}/{key} is of shape {stored[key]} there, and {wanted[key]} here"
+    return f"{name} is of other types there than here" if sums else None
+
+
+def _stored(folder: Path, name: str) -> Any:
+    """The tree of one item, its leaves described and not read."""
+    with _reader() as reader:
+        try:
+            return reader.metadata(epath.Path(folder / name)).tree
+        except Exception as error:  # of whatever kind Orbax trips over
+            raise Damaged(folder, f"{name}: {first_line(error)}") from error
+
+
+def _read_arrays(folder: Path, name: str, like: Any, sums: Mapping[str, str] | None) -> Any:
+    """One item as NumPy arrays in a tree of the kind of `like`, checked where there are checksums."""
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    with _reader() as reader:
+        try:
+            tree = reader.restore(
+                epath.Path(folder / name), args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy)
+            )
+        except Exception as error:  # of whatever kind Orbax and TensorStore trip over
+            raise Damaged(folder, f"{name}: {first_line(error)}") from error
+    if sums and checksums.of_tree(tree) != sums:
+        raise Damaged(folder, f"{name}: its arrays are not those that were written")
+    return tree
+
+
+@contextlib.contextmanager
+def _reader() -> Iterator[ocp.PyTreeCheckpointHandler]:
+    reader = ocp.PyTreeCheckpointHandler()
+    try:
+        yield reader
+    finally:
+        reader.close()
