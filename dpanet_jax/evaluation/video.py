@@ -200,7 +200,7 @@ class _Writer:
 
     def _new_stream(self, height: int, width: int) -> Any:
         exact = self._codec == "libx264"
-        stream = self._container.add_stream(
+        stream: Any = self._container.add_stream(
             self._codec, rate=self._clip.rate, options=_QUALITY if exact else {}
         )
         stream.height, stream.width = height, width

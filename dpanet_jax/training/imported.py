@@ -61,7 +61,7 @@ def import_torch(
         with checkpoint.Checkpoints(unfinished) as checkpoints:
             checkpoints.save(state, about)
             checkpoints.wait()
-        Workdir(unfinished).write_config(stored, provenance)
+        Workdir(unfinished).begin(stored, provenance)
     return checkpoint.folder_of(folder) / "0"
 
 
