@@ -11,10 +11,8 @@ folder under a step's name is written, and removed, whole: it takes that name wh
 import contextlib
 import itertools
 import json
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from dpanet_jax.checkpoint_files import (
     first_line,
     folder_of,
     has_unreadable_score,
+    keep_traces_of_failures_off_stderr,
     load_about,
     load_variables,
     measured_by,
@@ -92,13 +91,12 @@ class Checkpoints:
         self.folder = folder_of(workdir)
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._writes, self._tell = writes, tell
-        self._failed = False
         self._writing: int | None = None  # the step whose checkpoint is under way
         if writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_unfinished(self.folder)
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        self._quiet = _Quiet()
+        keep_traces_of_failures_off_stderr()
 
     @property
     def latest(self) -> int | None:
@@ -180,8 +178,6 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.close()
-            if not self._failed:
-                self._quiet.end()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -199,7 +195,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            step, self._writing, self._failed = self._writing, None, True
+            step, self._writing = self._writing, None
             if self._writes:
                 _remove_unfinished(self.folder)
             latest = self.latest
@@ -276,32 +272,6 @@ def find(path: str | os.PathLike[str], which: str | int = "best") -> Path:
         there = ", ".join(map(str, steps))
         raise CheckpointError(f"{folder}: no checkpoint {which!r}; there is best, latest, {there}")
     return folder / str(step)
-
-
-class _Quiet:
-    """Keeps off stderr what Orbax and TensorStore print of a write that failed: the failure itself is raised.
-
-    The first array that cannot be written ends an event loop. Each of the others then reports, with a trace,
-    that there is none, or that nobody asked what became of it: some of them when the process ends.
-    """
-
-    def __init__(self) -> None:
-        self._hook, self._logger = sys.unraisablehook, logging.getLogger("asyncio")
-        sys.unraisablehook = self._unraisable
-        self._logger.addFilter(self._is_wanted)
-
-    def _unraisable(self, raised: Any) -> None:
-        if str(raised.exc_value) != "Event loop is closed":
-            self._hook(raised)
-
-    @staticmethod
-    def _is_wanted(record: logging.LogRecord) -> bool:
-        return "never retrieved" not in record.getMessage()
-
-    def end(self) -> None:
-        """Everything is printed again."""
-        sys.unraisablehook = self._hook
-        self._logger.removeFilter(self._is_wanted)
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -6,9 +6,11 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -285,8 +287,32 @@ def _read_arrays(folder: Path, name: str, like: Any, sums: Mapping[str, str] | N
 
 @contextlib.contextmanager
 def _reader() -> Iterator[ocp.PyTreeCheckpointHandler]:
+    keep_traces_of_failures_off_stderr()
     reader = ocp.PyTreeCheckpointHandler()
     try:
         yield reader
     finally:
         reader.close()
+
+
+def keep_traces_of_failures_off_stderr() -> None:
+    """Keeps back what TensorStore and asyncio print of arrays that cannot be read or written.
+
+    The first such array ends Orbax's event loop, and the failure is raised. Each of the others then reports,
+    with a trace, that there is no loop, or that nobody asked what became of it: some when the process ends.
+    """
+    hook = sys.unraisablehook
+    if getattr(hook, "keeps_back", False):
+        return
+
+    def without_closed_loops(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            hook(raised)
+
+    without_closed_loops.keeps_back = True  # type: ignore[attr-defined]
+    sys.unraisablehook = without_closed_loops
+    logging.getLogger("asyncio").addFilter(_is_of_interest)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    return "never retrieved" not in record.getMessage()

@@ -1,7 +1,8 @@
 """One split of a prepared data set, opened without TensorFlow."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dpanet_jax.data.location import (
     prepare_command,
     read_metadata,
 )
-from dpanet_jax.errors import UsageError
+from dpanet_jax.errors import UsageError, is_out_of_memory
 
 _ENCODED = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
 
@@ -41,8 +42,10 @@ class Split:
         fingerprint: str,
         source: Any,
         labelled: bool = True,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
+        self._folder = folder
         self.classes = classes
         self.sizes = tuple(sizes)
         self.fingerprint = fingerprint
@@ -55,7 +58,8 @@ class Split:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of split {self.name}, which has {len(self)}")
-        stored = self._source[int(index) % len(self)]
+        with _readable(self._folder):
+            stored = self._source[int(index) % len(self)]
         name = stored["name"].decode("utf-8", "surrogateescape")
         example = {"image": images.rgb(images.decode(stored["image"], name), name)}
         if self.labelled:
@@ -80,7 +84,8 @@ def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> 
             f"{dataset} is not prepared in {folder}; run: {prepare_command(dataset, data_dir)}"
         )
     metadata = read_metadata(folder)
-    builder = tfds.builder_from_directory(folder)
+    with _readable(folder):
+        builder = tfds.builder_from_directory(folder)
     try:
         parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(builder.info.splits)
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
@@ -95,12 +100,14 @@ def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> 
     ]
     if not sizes:
         raise UsageError(f"split {split!r} of {dataset} holds no example")
-    source = builder.as_data_source(split, decoders=_ENCODED)
-    if len(sizes) != len(source):
+    with _readable(folder):
+        source = builder.as_data_source(split, decoders=_ENCODED)
+        count = len(source)
+    if len(sizes) != count:
         raise DataError(
             folder,
             [
-                f"metadata.json counts {len(sizes)} examples in {split!r} and the records {len(source)};"
+                f"metadata.json counts {len(sizes)} examples in {split!r} and the records {count};"
                 " prepare it anew with --overwrite"
             ],
         )
@@ -108,4 +115,19 @@ def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> 
     fingerprint = hashlib.sha256(repr((metadata["fingerprint"], spans)).encode()).hexdigest()
     classes = Classes.from_dict(metadata["classes"])
     labelled = not any(part.splitname in metadata["unlabelled"] for part in parts)
-    return Split(split, classes, sizes, fingerprint, source, labelled)
+    return Split(split, classes, sizes, fingerprint, source, labelled, folder)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path | None) -> Iterator[None]:
+    """What goes wrong in reading stored files becomes a DataError: they are damaged."""
+    try:
+        yield
+    except Exception as error:  # of whatever kind TFDS, protobuf and ArrayRecord trip over
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            folder or Path(),
+            [f"what is stored cannot be read ({reason}); prepare it anew with --overwrite"],
+        ) from error

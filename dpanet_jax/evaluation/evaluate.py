@@ -1,7 +1,8 @@
 """The confusion matrix of a split: the one path of training's validation, `evaluate` and `compare`."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -42,32 +43,32 @@ def evaluate(
     batches = pipeline.eval_batches(
         split, batch_size, process_index=jax.process_index(), process_count=jax.process_count()
     )
-    for batch in progress(batches):
-        predictions = _ids(protocol, batch["image"], variables, batch_size)
-        matrix.update(batch["label"][batch["mask"]], predictions[batch["mask"]])
-        for row, index in enumerate(batch["index"].tolist()):
-            if index in keep:
-                # Copies: the batch's memory may be a worker's, and is large.
-                image, label = batch["image"][row].copy(), batch["label"][row].copy()
-                kept[index] = Kept(image, label, predictions[row].copy())
+    with memory_said_in_one_line(batch_size):
+        for batch in progress(batches):
+            predictions = protocol.ids(batch["image"], variables)
+            matrix.update(batch["label"][batch["mask"]], predictions[batch["mask"]])
+            for row, index in enumerate(batch["index"].tolist()):
+                if index in keep:
+                    # Copies: the batch's memory may be a worker's, and is large.
+                    image, label = batch["image"][row].copy(), batch["label"][row].copy()
+                    kept[index] = Kept(image, label, predictions[row].copy())
     return Evaluated(_over_processes(matrix), kept)
 
 
-def _ids(protocol: Protocol, images: np.ndarray, variables: dict[str, Any], batch_size: int) -> np.ndarray:
+@contextlib.contextmanager
+def memory_said_in_one_line(batch_size: int) -> Iterator[None]:
+    """Memory that does not suffice to evaluate becomes an OutOfMemory, which names what to lower."""
     try:
-        return protocol.ids(images, variables)
+        yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        height, width = images.shape[1:3]
         lower = (
             f"the batch size, now {batch_size} (--batch_size, config.evaluation.batch_size)"
             if batch_size > 1
             else "the size of the images (--base_size, config.evaluation.base_size)"
         )
-        raise OutOfMemory(
-            f"the memory does not suffice to evaluate {len(images)} images of {height}×{width}: lower {lower}"
-        ) from error
+        raise OutOfMemory(f"the memory does not suffice for the evaluation: lower {lower}") from error
 
 
 def _over_processes(matrix: ConfusionMatrix) -> ConfusionMatrix:

@@ -1,6 +1,7 @@
 """From a config to the parts of its run: the one place of training that reads a config."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -94,9 +95,13 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     config_lib.check_class_weights(options.loss_options.class_weights, classes.names, data.dataset)
     steps = total_steps(training, len(train_split))
     on_devices = layout.LAYOUTS[options.run.parallelism]()
-    options_of_model = {**options.model, "param_dtype": param_dtype_for(options.model.get("dtype", "float32"))}
-    model = models.build(len(classes.names), **options_of_model)
-    mapped = models.build(len(classes.names), axis_name=on_devices.axis_name, **options_of_model)
+    make_model = functools.partial(
+        models.build,
+        len(classes.names),
+        param_dtype=param_dtype_for(options.model.get("dtype", "float32")),
+        **options.model,
+    )
+    model, mapped = make_model(), make_model(axis_name=on_devices.axis_name)
     schedule = schedule_for(options.optimizer, training.batch_size, steps)
     optimizer = sgd(schedule, options.optimizer)
     train_step = make_train_step(

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from dpanet_jax import config as config_lib
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.evaluation import report
-from dpanet_jax.evaluation.evaluate import Evaluated, evaluate
+from dpanet_jax.evaluation.evaluate import Evaluated, evaluate, memory_said_in_one_line
 from dpanet_jax.models.precision import computing_in
 from dpanet_jax.progress import is_main_process, message, progress_bar
 from dpanet_jax.training import pictures, stopped
@@ -149,12 +149,13 @@ class _Run:
     def _evaluated(self, interruption: Interruption, keep: tuple[int, ...] = ()) -> Evaluated:
         """Every host evaluates its own share on its own devices, with its own copy of the weights."""
         parts = self.parts
+        batch_size, watched = parts.options.evaluation.batch_size, interruption.until_noted
         variables = jax.tree.map(np.asarray, parts.layout.take_state(self.state).variables)
-        on_devices, batch_size = parts.protocol.put(variables), parts.options.evaluation.batch_size
-        watched = interruption.until_noted
         try:
+            with memory_said_in_one_line(batch_size):
+                variables = parts.protocol.put(variables)
             return evaluate(
-                parts.protocol, on_devices, parts.val_split, batch_size, keep=keep, progress=watched
+                parts.protocol, variables, parts.val_split, batch_size, keep=keep, progress=watched
             )
         except CutShort:
             assert interruption.signal

@@ -1,14 +1,11 @@
-"""Runs that are stopped where it hurts, and go on: in evaluations, with other options, with damage, elsewhere."""
+"""Runs that are stopped where it hurts, and go on: after evaluations, with other options, with damage."""
 
 import json
 import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,10 @@ import dpanet_jax
 from dpanet_jax import checkpoint
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.config import ConfigError
-from dpanet_jax.evaluation import evaluate as evaluation
 from dpanet_jax.evaluation import figures
+from dpanet_jax.evaluation.protocols.whole import Whole
 from dpanet_jax.training import build, loop
 from dpanet_jax.training.errors import Interrupted, TrainingError, WorkdirInUse
-from dpanet_jax.training.log import RunLog
 
 MakeConfig = Callable[[], ConfigDict]
 
@@ -58,8 +54,24 @@ def whole(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def copied(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "run"))
+def three(whole: Path, make_config: MakeConfig, tmp_path: Path) -> Path:
+    """A run that was stopped after step 3 of 6."""
+    at_three = whole.parent / "three"
+    if not at_three.exists():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build.Parts, "is_logged", stopping_at_three(build.Parts.is_logged))
+            with pytest.raises(Stopped):
+                loop.train(make_config(), at_three)
+    return Path(shutil.copytree(at_three, tmp_path / "run"))
+
+
+def stopping_at_three(is_logged: Callable[[Any, int], bool]) -> Callable[[Any, int], bool]:
+    def asked(self: Any, step: int) -> bool:
+        if step == 4:
+            raise Stopped
+        return is_logged(self, step)
+
+    return asked
 
 
 class Stopped(BaseException):
@@ -68,7 +80,7 @@ class Stopped(BaseException):
 
 def at_call(number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Acts in the `number`-th batch that is evaluated, before it is."""
-    ids, calls = evaluation._ids, [0]
+    ids, calls = Whole.ids, [0]
 
     def counting(*arguments: Any) -> Any:
         calls[0] += 1
@@ -76,7 +88,7 @@ def at_call(number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatc
             act()
         return ids(*arguments)
 
-    monkeypatch.setattr(evaluation, "_ids", counting)
+    monkeypatch.setattr(Whole, "ids", counting)
     return calls
 
 
@@ -151,7 +163,7 @@ def test_out_of_memory_in_an_evaluation_is_one_line_whose_advice_works(
     with monkeypatch.context() as patch:
         at_call(1, out_of_memory, patch)
         words = (
-            r"the memory does not suffice to evaluate 2 images of 64×128: lower the batch size, now 2 "
+            r"the memory does not suffice for the evaluation: lower the batch size, now 2 "
             r"\(.*config.evaluation.batch_size\); the checkpoint of step 3 is intact in .* the same command"
         )
         with pytest.raises(TrainingError, match=words) as error:
@@ -165,7 +177,7 @@ def test_out_of_memory_in_an_evaluation_is_one_line_whose_advice_works(
 
 
 def test_out_of_memory_in_a_step_names_what_may_be_changed(
-    copied: Path, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: Path, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = build.make_train_step
 
@@ -177,11 +189,13 @@ def test_out_of_memory_in_a_step_names_what_may_be_changed(
         return train_step
 
     monkeypatch.setattr(build, "make_train_step", failing)
-    words = "for a training step: lower config.training.batch_size, .*accumulate_steps.*; there is no checkpoint"
+    words = "a training step: lower config.training.batch_size, .*accumulate_steps.*; there is no checkpoint"
     with pytest.raises(TrainingError, match=words):
         loop.train(make_config(), tmp_path / "new")
-    shutil.rmtree(copied / "checkpoints" / "6")
-    Path(shutil.copytree(tmp_path / "new" / "checkpoints", copied / "none", dirs_exist_ok=True)).rmdir()
+    config = make_config()
+    with pytest.raises(TrainingError, match="training step: .*, or with another --workdir lower .*size") as e:
+        loop.train(config, three)
+    assert "the checkpoint of step 3 is intact" in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("what", ["sheet", "save"])
@@ -225,28 +239,185 @@ def test_a_picture_never_ends_a_run(
     ids=str,
 )
 def test_what_may_change(
-    copied: Path, make_config: MakeConfig, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    three: Path, make_config: MakeConfig, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(copied / "checkpoints" / "6")
-    if 3 not in steps_of(copied):  # The best was the last.
-        pytest.skip("the run kept one checkpoint")
     config = make_config()
     config.update_from_flattened_dict(change)
-    loop.train(config, copied)
-    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("goes on from step")]
-    assert all(key in said for key in change)
-    stored = json.loads((copied / "config.json").read_text())
-    about = checkpoint.load_about(checkpoint.find(copied, "latest"))
+    loop.train(config, three)
+    said = next(line for line in capsys.readouterr().out.splitlines() if "goes on from step 3" in line)
+    assert all(f"{key}: " in said for key in change)
+    stored = json.loads((three / "config.json").read_text())
+    about = checkpoint.load_about(checkpoint.find(three, "latest"))
     assert {**about["config"], "provenance": stored["provenance"]} == stored
-    assert lines(copied)[-1]["step"] == 6
+    assert lines(three)[-1]["step"] == 6
 
 
-@pytest.fixture(scope="module")
-def three(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped after step 3 of 6."""
-    workdir = tmp_path_factory.mktemp("three")
+def test_weights_to_start_from_are_needed_at_the_start_only(
+    whole: Path, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpanet_jax.interop import torch as torch_weights
+
+    file = tmp_path / "weights.safetensors"
+    save_file({"a": np.zeros(2, np.float32)}, file)
+    config = make_config()
+    config.model.pretrained = str(file)
+    monkeypatch.setattr(torch_weights, "load", lambda path, variables, missing: variables)
+    with monkeypatch.context() as patch:
+        at_call(1, die, patch)
+        with pytest.raises(Stopped):
+            loop.train(config, tmp_path / "run")
+    file.unlink()
+    for given in (str(file), str(tmp_path / "elsewhere.pth"), ""):
+        config.model.pretrained = given
+        loop.train(config, tmp_path / "run")
+        stored = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert stored["model"]["pretrained"] == str(file)
+    config.model.pretrained = str(file)
+    with pytest.raises(ConfigError, match="there is no such file"):
+        loop.train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_checkpoint_the_advice_works(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    config.optimizer.lr = 1e30
+    with pytest.raises(TrainingError, match="there is no checkpoint yet in .*Lower config.optimizer.lr"):
+        loop.train(config, tmp_path)
+    assert lines(tmp_path) and (tmp_path / "pictures").is_dir()
+    config.optimizer.lr = 0.01
+    loop.train(config, tmp_path)
+    assert [line["step"] for line in lines(tmp_path) if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((tmp_path / "config.json").read_text())["optimizer"]["lr"] == 0.01
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+# ---- With damage
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_behind_it(
+    whole: Path, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    config.checkpoint.keep_latest = 10
+    config.checkpoint.every_steps = 1
+    loop.train(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "6" / "optimizer")
+    (tmp_path / "checkpoints" / "5" / "about" / "metadata").write_text("{")
+    capsys.readouterr()
+    loop.train(config, tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+    assert len(said) == 2 and all(line.endswith("the run goes on from step 4") for line in said)
+    assert log_of(tmp_path) == log_of(whole)
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
+    same_weights(tmp_path, whole)
+
+
+def test_load_names_a_damaged_checkpoint_and_the_whole_ones(three: Path, make_config: MakeConfig) -> None:
+    config = make_config()
+    config.checkpoint.keep_latest = 3
+    config.checkpoint.every_steps = 1
+    loop.train(config, three)
+    newest = three / "checkpoints" / "6"
+    shutil.rmtree(newest / "model" / "ocdbt.process_0")
+    words = r"/6: not a readable checkpoint \(model: .*\); whole: (3, )?4, 5 \(such as --checkpoint=5\)"
+    for which in ("latest", 6):
+        with pytest.raises(checkpoint.CheckpointError, match=words) as error:
+            dpanet_jax.load(three, which)
+        assert "\n" not in str(error.value)
+    assert dpanet_jax.load(three, 5).step == 5
+    shutil.rmtree(newest / "about")
+    with pytest.raises(checkpoint.CheckpointError, match="checkpoints/6: not a readable checkpoint"):
+        dpanet_jax.load(newest)
+
+
+def test_load_while_a_run_replaces_the_checkpoint(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is gone when it is read: the next look finds what took its place."""
+    find, looks = checkpoint.find, []
+
+    def outdated(path: Any, which: Any) -> Path:
+        looks.append(which)
+        return whole / "checkpoints" / "5" if len(looks) == 1 else find(path, which)
+
+    monkeypatch.setattr(checkpoint, "find", outdated)
+    assert dpanet_jax.load(whole, "latest").step == 6
+    assert looks == ["latest", "latest"]
+
+
+# ---- What is never saved as good
+
+
+@pytest.mark.parametrize("where", ["params", "batch_stats", "opt_state"])
+def test_a_state_that_is_not_finite_is_never_saved(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The figures of every step are finite."""
+    make = build.make_train_step
+
+    def make_spoilt(*args: Any, **kwargs: Any) -> Any:
+        step = make(*args, **kwargs)
+
+        def train_step(state: Any, batch: Any) -> Any:
+            state, metrics = step(state, batch)
+            bad = jax.numpy.where(state.step >= 5, jax.numpy.inf, 1.0)
+            spoilt = jax.tree.map(lambda x: x * bad.astype(x.dtype), getattr(state, where))
+            return state.replace(**{where: spoilt}), {**metrics, "loss": 0.5 * state.step, "grad_norm": 1.0}
+
+        return train_step
+
+    monkeypatch.setattr(build, "make_train_step", make_spoilt)
+    words = r"(params|batch_stats|optimizer)/\S+ is not finite after step 6: stopped; .*of step 3 is intact"
+    with pytest.raises(TrainingError, match=words):
+        loop.train(make_config(), tmp_path)
+    assert steps_of(tmp_path) == [3]
+
+
+def test_a_score_that_is_not_a_number_is_null_in_the_log_and_never_the_best(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpanet_jax.evaluation.metrics import ConfusionMatrix
+
+    compute = ConfusionMatrix.compute
+
+    def undefined_at_the_end(self: Any, absent: str = "exclude") -> Any:
+        undefined = {"mean_iou": math.nan} if lines(tmp_path)[-1]["step"] == 6 else {}
+        return {**compute(self, absent), **undefined}
+
+    monkeypatch.setattr(ConfusionMatrix, "compute", undefined_at_the_end)
+    loop.train(make_config(), tmp_path)
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert lines(tmp_path)[-1]["val/mean_iou"] is None
+    assert checkpoint.find(tmp_path).name == "3" and steps_of(tmp_path) == [3, 6]
+
+
+def test_the_best_goes_by_the_mean_iou_of_the_log(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    config.evaluation.absent = "zero"
+    loop.train(config, tmp_path)
+    logged = {line["step"]: line["val/mean_iou"] for line in lines(tmp_path) if "val/mean_iou" in line}
+    best = max(logged, key=lambda step: (logged[step], step))
+    score = checkpoint.read_score(checkpoint.find(tmp_path))
+    assert score and checkpoint.find(tmp_path).name == str(best)
+    assert score.mean_iou == logged[best] and score.measured["evaluation.absent"] == "zero"
+
+
+# ---- One run at a time
+
+
+def test_a_second_run_is_refused_and_readers_not(
+    whole: Path, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    seen = []
+
+    def act() -> None:
+        with pytest.raises(WorkdirInUse, match="is in use by another run"):
+            loop.train(make_config(), tmp_path)
+        seen.append(dpanet_jax.load(tmp_path, "latest").step)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLog, "picture", lambda self, step, *_, **__: os.kill(os.getpid(), signal.SIGTERM) if step else None)
-        with pytest.raises(Interrupted):
-            loop.train(make_config(), workdir)
-    return workdir
+        at_call(4, act, patch)
+        loop.train(make_config(), tmp_path)
+    assert seen in ([3], [6])  # The newest that is whole when it is looked for.
+    assert log_of(tmp_path) == log_of(whole)
+    assert not (tmp_path / ".lock").exists()
