@@ -175,6 +175,22 @@ def test_what_is_refused(trained, imported, streets_dir, tmp_path, capsys):
     assert main(["import-torch", *small(streets_dir), f"--workdir={tmp_path / 'run'}"]) == 2
 
 
+def test_training_on_another_number_of_classes(trained, streets_dir, tmp_path, capsys):
+    """The flag that the error ends with, given as it stands, starts the run."""
+    weights = load_file(trained[1])
+    for name in weights:
+        if name.startswith(("head.conv6", "head.conv7", "head.conv8")):
+            weights[name] = np.concatenate([weights[name], weights[name][:2]])
+    file = tmp_path / "weights.safetensors"
+    save_file(weights, file)
+    argv = ["train", *small(streets_dir), "--config.training.steps=1", f"--config.model.pretrained={file}"]
+    assert main([*argv, f"--workdir={tmp_path / 'run'}"]) == 1
+    message = capsys.readouterr().err
+    assert "the file is for 21 classes and the model for 19" in message
+    (flag,) = shlex.split(message[message.index("--config.model.pretrained_missing") :])
+    assert main([*argv, flag, f"--workdir={tmp_path / 'run'}"]) == 0
+
+
 def test_a_file_without_auxiliary_head(trained, streets_dir, tmp_path, capsys):
     """Both pieces of advice work to the letter."""
     argv = ["import-torch", *small(streets_dir), "--config.model.auxiliary=True", f"--weights={trained[1]}"]

@@ -18,8 +18,13 @@ def listed(names: Collection[str], what: str = "") -> str:
     """'2 (a, b)', the first ten by name; with `what`, the names alone."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    words = f"{', '.join(names[:_SHOWN])}{more}"
+    words = f"{', '.join(printable(name) for name in names[:_SHOWN])}{more}"
     return words if what else f"{len(names)} ({words})"
+
+
+def printable(name: str) -> str:
+    """A name as it may stand in a line."""
+    return name if name.isprintable() else repr(name)
 
 
 def missing_flag(patterns: Iterable[str]) -> str:

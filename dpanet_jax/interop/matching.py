@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dpanet_jax.interop import spellings
-from dpanet_jax.interop.advice import missing_flag
-from dpanet_jax.interop.errors import WeightsError
+from dpanet_jax.interop.advice import listed
+from dpanet_jax.interop.errors import MisfitError, WeightsError
 from dpanet_jax.interop.names import DANET_ATTENTION, IGNORED, PARTS, is_danet, name_table
 
 StateDict = dict[str, np.ndarray]
@@ -52,12 +52,14 @@ def match(
     shapes: of each leaf, in PyTorch's layout. missing: patterns of names in which file and model may differ.
     Raises WeightsError where the file has no name of the model, or has them under several prefixes.
     """
-    file = {name: value for name, value in state_dict.items() if not matches(name, spellings.COUNTS)}
+    counted = {name: value for name, value in state_dict.items() if not matches(name, spellings.COUNTS)}
+    files_own = _without_wrappers(counted)
+    file = {name: counted[theirs] for name, theirs in files_own.items()}
     named = name_table(variables)
     is_network = "backbone" not in variables["params"]
     spelled = [{name: name for name in named}] if is_network else spellings.backbone_spellings(variables)
     prefix, spelling = _place(file, spelled, tuple(missing), path)
-    whole = is_network or f".{prefix}".endswith(f".{_WHOLE}")
+    whole = is_network or prefix.endswith(_WHOLE)
     inner = "" if is_network or not whole else _WHOLE
     outer = prefix.removesuffix(inner)
     own = {}
@@ -86,8 +88,19 @@ def match(
         weights = {name: value for name, value in weights.items() if name not in DANET_ATTENTION}
         table = {name: key for name, key in table.items() if not name.startswith("head.sa.")}
     taken = set(own.values()) | left_out
-    outside = {name: value for name, value in file.items() if name not in taken}
+    outside = {files_own[name]: value for name, value in file.items() if name not in taken}
+    own = {name: files_own[theirs] for name, theirs in own.items()}
     return Matched(weights, outside, own, table, whole, outer if inner else prefix, said)
+
+
+def _without_wrappers(names: Iterable[str]) -> dict[str, str]:
+    """{name: the file's}, without what PyTorch puts between two parts of it for a module that it wraps."""
+    found: dict[str, str] = {}
+    for name in names:
+        bare = ".".join(part for part in name.split(".") if part not in spellings.WRAPPERS)
+        # Two names that would become one are left as they are.
+        found[name if bare in found or (bare != name and bare in names) else bare] = name
+    return found
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -103,7 +116,7 @@ def _place(
     best: tuple[int, list[str], dict[str, str]] = (0, [""], spelled[0])
     for spelling in spelled:
         counts = collections.Counter(
-            prefix for name in wanted for prefix in _prefixes(name) if name.removeprefix(prefix) in spelling
+            name[:i] for name in wanted for i in range(len(name)) if name[i:] in spelling
         )
         most = max(counts.values(), default=0)
         if most > best[0]:
@@ -113,22 +126,22 @@ def _place(
         theirs, ours = sorted(file), sorted(spelled[0])
         raise WeightsError(
             f"{path} does not fit the model: none of its {len(theirs)} names is the model's, with or "
-            f"without a prefix before it; it has {', '.join(theirs[:3])}, …, and the model "
-            f"{', '.join(ours[:3])}, …"
+            f"without a prefix before it; it has {listed(theirs[:3], 'names')}, …, and the model "
+            f"{listed(ours[:3], 'names')}, …"
         )
     if most < _LEAST * min(len(spelling), len(wanted)) or "" in prefixes:
         return "", spelling
     if len(prefixes) > 1:
         first, *rest = prefixes
-        patterns = tuple(f"{_group(prefix, first)}*" for prefix in rest)
-        raise WeightsError(
+        raise MisfitError(
             f"{path}: holds the network several times, under the prefixes {', '.join(map(repr, prefixes))}; "
-            f"to start from that under {first!r}, leave the others out: {missing_flag(patterns)}"
+            f"to start from that under {first!r}, leave the others out: give",
+            tuple(f"{_group(prefix, first)}*" for prefix in rest),
         )
     return prefixes[0], spelling
 
 
-def _prefixes(name: str) -> list[str]:
+def _parts(name: str) -> list[str]:
     """'a.b.c' → ['', 'a.', 'a.b.']."""
     words = name.split(".")
     return ["".join(f"{word}." for word in words[:i]) for i in range(len(words))]
@@ -136,7 +149,7 @@ def _prefixes(name: str) -> list[str]:
 
 def _group(prefix: str, other: str) -> str:
     """The shortest part of a prefix that is not one of the other's: 'teacher.' of 'teacher.backbone.'."""
-    return next((part for part in _prefixes(prefix)[1:] if not other.startswith(part)), prefix)
+    return next((part for part in _parts(prefix)[1:] if not other.startswith(part)), prefix)
 
 
 def _beside(prefix: str) -> tuple[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from dpanet_jax.interop.advice import listed
 from dpanet_jax.interop.errors import WeightsError
 
 # Under which keys training programs save the weights, in the order in which they are looked for.
@@ -175,6 +176,9 @@ def _pickles(path: Path) -> Iterator[IO[bytes] | bytes]:
 def _found(content: Any, is_tensor: Any, depth: int = 4) -> tuple[dict[str, Any], list[str], str] | None:
     """(the weights, the keys under which they are, words on the average beside them), or None."""
     content = _of_module(content)
+    if isinstance(content, list | tuple) and depth:  # (model.state_dict(), optimizer.state_dict(), epoch)
+        found = (_found(part, is_tensor, depth - 1) for part in content)
+        return next((inner for inner in found if inner is not None), None)
     if not isinstance(content, Mapping) or not depth:
         return None
     for key in (*WEIGHTS_KEYS, *AVERAGE_KEYS):
@@ -260,6 +264,6 @@ def _no_state_dict(path: Path, content: Any, stand_ins: list[str]) -> str:
             "weights (FSDP: get_model_state_dict with StateDictOptions(full_state_dict=True))"
         )
     if isinstance(content, Mapping) and content:
-        keys = ", ".join(str(key) for key in list(content)[:8])
+        keys = listed([str(key) for key in content], "keys")
         return f"{message}; its keys are {keys}: save model.state_dict() alone"
     return message

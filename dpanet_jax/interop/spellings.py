@@ -83,6 +83,14 @@ BESIDE: Mapping[str, tuple[str, ...]] = {
     # transformers
     "resnet": ("classifier.*",),
 }
+# What torch.compile, FSDP, activation checkpointing and Lightning's strategies add to the names of modules
+# that they wrap, wherever these stand.
+WRAPPERS = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+)
 # Counts that any program may add, without counterpart anywhere.
 COUNTS = ("*num_batches_tracked", "n_averaged", "*.n_averaged")
 

@@ -23,7 +23,7 @@ from dpanet_jax.interop.advice import (
     missing_flag,
     patterns_of,
 )
-from dpanet_jax.interop.errors import OtherClassesError, WeightsError
+from dpanet_jax.interop.errors import MisfitError, OtherClassesError, WeightsError
 from dpanet_jax.interop.files import Source, read_state_dict
 from dpanet_jax.interop.matching import Matched, match, matches
 from dpanet_jax.interop.names import PARTS, name_table
@@ -101,7 +101,16 @@ def matched_to(
 ) -> Matched:
     """A file's arrays by the model's names. Raises WeightsError where they do not fit; see `load`."""
     shapes = {key: torch_shape(_get(variables, key).shape) for key in name_table(variables).values()}
-    matched = match(state_dict, variables, shapes, missing, path)
+    try:
+        matched = match(state_dict, variables, shapes, missing, path)
+    except MisfitError as error:
+        # One flag for everything: also for what does not fit once the other networks are left out.
+        patterns = (*missing, *error.patterns)
+        try:
+            matched_to(state_dict, variables, patterns, path)
+        except MisfitError as further:
+            patterns = further.patterns or patterns
+        raise MisfitError(f"{error} {missing_flag(patterns)}", patterns) from error
     expected = {name: shapes[key] for name, key in matched.table.items()}
     given = {name: value.shape for name, value in matched.weights.items()}
     names = expected.keys() | given.keys()
@@ -120,7 +129,13 @@ def matched_to(
         "mis-shaped": sorted(wrong - allowed),
     }
     if any(problems.values()):
-        raise _misfit(path, problems, matched, given, expected)
+        raise _misfit(path, problems, matched, given, expected, (missing, set(state_dict)))
+    whole_numbers = [name for name in sorted(expected.keys() & given.keys()) if _is_whole(matched, name)]
+    if whole_numbers:
+        raise WeightsError(
+            f"{path}: holds whole numbers as weights: {listed(whole_numbers)}; weights that were quantized "
+            "cannot be read, those that they were made from can"
+        )
     sound = {
         name: np.isfinite(matched.weights[name]).all() for name in expected.keys() & given.keys() - wrong
     }
@@ -133,10 +148,19 @@ def matched_to(
     return matched
 
 
+def _is_whole(matched: Matched, name: str) -> bool:
+    return matched.weights[name].dtype.kind in "iub"
+
+
 def _misfit(
-    path: Source, problems: Mapping[str, list[str]], matched: Matched, given: Shapes, expected: Shapes
-) -> WeightsError:
-    """The error that says what does not fit, and what to do about it."""
+    path: Source,
+    problems: Mapping[str, list[str]],
+    matched: Matched,
+    given: Shapes,
+    expected: Shapes,
+    request: tuple[tuple[str, ...], set[str]],
+) -> MisfitError:
+    """The error that says what does not fit, and what to do; `request`: patterns so far, the file's names."""
     wrong = problems["mis-shaped"]
     shown = {
         **problems,
@@ -149,18 +173,22 @@ def _misfit(
         words += fusion_hint(given[FUSED], expected[FUSED])
     words = f"{path} does not fit the model: {words}{backbone_hint(given, expected)}"
     odd = [name for names in problems.values() for name in names]
-    flag = missing_flag(patterns_of(odd, expected.keys() | given.keys() | matched.outside.keys()))
+    missing, names = request
+    others = (expected.keys() | given.keys() | names) - {matched.own.get(name, name) for name in odd}
+    patterns = (*missing, *patterns_of(odd, others))
+    flag = missing_flag(patterns)
     classes = classes_of({name: given[name] for name in wrong}, {name: expected[name] for name in wrong})
     if classes and len(odd) == len(wrong):
         words += f"; the file is for {classes[0]} classes and the model for {classes[1]}"
-        return OtherClassesError(f"{words}: to take all but the classifiers, give {flag}", *classes)
+        words += f": to take all but the classifiers, give {flag}"
+        return OtherClassesError(words, patterns, *classes)
     if any(_is_of_backbone(name, matched) for name in odd):
-        return WeightsError(words)
+        return MisfitError(words)
     auxiliary = f"{PARTS['auxiliary_head']}."
     if problems["missing"] == odd and all(name.startswith(auxiliary) for name in odd):
         words += "; the file has no auxiliary head: give --config.model.auxiliary=False"
-        return WeightsError(f"{words}, or, to train one from a random start, {flag}")
-    return WeightsError(f"{words}; to take what fits, and leave these as they are, give {flag}")
+        return MisfitError(f"{words}, or, to train one from a random start, {flag}", patterns)
+    return MisfitError(f"{words}; to take what fits, and leave these as they are, give {flag}", patterns)
 
 
 def _is_of_backbone(name: str, matched: Matched) -> bool:

@@ -133,6 +133,60 @@ def test_the_same_network_several_times(variables, others):
     assert_same(fit(state_dict, random_variables(2), ("ema.*",)), variables)
 
 
+def test_one_flag_for_everything_that_is_to_be_left_out(variables, others):
+    """MoCo keeps a queue beside its two encoders; and a second flag would take the place of the first."""
+    backbone = to_state_dict(variables, backbone_only=True)
+    state_dict = prefixed("module.encoder_q.", backbone) | prefixed("module.encoder_k.", backbone)
+    state_dict |= {"module.queue": np.ones((2, 3)), "module.queue_ptr": np.ones(1), "loss.weight": np.ones(2)}
+    message = message_of(state_dict, others)
+    expected = ("module.encoder_k.*", "loss.*", "module.queue", "module.queue_ptr")
+    assert "several times" in message and advised(message) == expected
+    assert_same(fit(state_dict, others, expected)["params"]["backbone"], variables["params"]["backbone"])
+    message = message_of(state_dict, others, ("module.encoder_q.*",))
+    assert advised(message) == ("module.encoder_q.*", "loss.*", "module.queue", "module.queue_ptr")
+    fit(state_dict, others, advised(message))
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_wrappers_inside_of_names(wrapper, variables, others):
+    """Of single modules that were compiled, sharded, or computed again in the backward pass."""
+    state_dict = {
+        name.replace("layer1.", f"layer1.{wrapper}.").replace("head.", f"head.{wrapper}."): value
+        for name, value in to_state_dict(variables).items()
+    }
+    assert_same(fit(state_dict, others), variables)
+    state_dict["head._orig_mod.extra"] = np.ones(3)
+    assert advised(message_of(state_dict, others)) in [("head.extra",), ("head._orig_mod.extra",)]
+    assert_same(fit(state_dict, others, advised(message_of(state_dict, others))), variables)
+
+
+@pytest.mark.parametrize("prefix", ["resnet_", "model-", "Net/"])
+def test_a_prefix_that_does_not_end_with_a_dot(prefix, variables, others):
+    state_dict = prefixed(prefix, to_state_dict(variables, backbone_only=True))
+    assert_same(fit(state_dict, others)["params"]["backbone"], variables["params"]["backbone"])
+    assert_same(fit(prefixed(prefix, to_state_dict(variables)), others), variables)
+
+
+def test_weights_that_were_quantized(variables, others):
+    state_dict = to_state_dict(variables)
+    state_dict["head.conv51.0.weight"] = state_dict["head.conv51.0.weight"].astype(np.int8)
+    assert "holds whole numbers as weights: 1 (head.conv51.0.weight)" in message_of(state_dict, others)
+
+
+def test_a_name_with_a_line_break_is_told_in_one_line(variables, others):
+    state_dict = {**to_state_dict(variables), "a\nb": np.ones(3)}
+    assert "unexpected 1 ('a\\nb')" in message_of(state_dict, others)
+
+
+def test_advice_lets_nothing_else_differ(variables, others):
+    """`model.*` would let every name below `model.` be missing."""
+    state_dict = prefixed("model.encoder.", to_state_dict(variables, backbone_only=True))
+    state_dict |= {"model.mean": np.ones(3), "model.std": np.ones(3)}
+    assert advised(message_of(state_dict, others)) == ("model.mean", "model.std")
+    del state_dict["model.encoder.bn1.bias"]
+    assert "missing 1 (bn1.bias)" in message_of(state_dict, others, ("model.mean", "model.std"))
+
+
 def test_an_average_s_count_is_no_weight(variables, others):
     """torch.optim.swa_utils.AveragedModel keeps one beside the network."""
     state_dict = {**prefixed("module.", to_state_dict(variables)), "n_averaged": np.array(7)}

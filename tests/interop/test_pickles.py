@@ -170,6 +170,8 @@ def test_keys_inside_keys_and_parts(tmp_path):
         f"{part}.{name}": v for i, part in enumerate(("backbone", "head")) for name, v in weights(i).items()
     }
     assert_weights(read_state_dict(path), expected)
+    torch.save((weights(), optimizer_state(), 3), path)
+    assert_weights(read_state_dict(path), weights())
     torch.save({**weights(), "epoch": 3, "arch": "resnet18", "bn1._extra_state": {"a": 1}}, path)
     assert_weights(read_state_dict(path), weights())
 
