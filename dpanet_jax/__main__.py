@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
-from ml_collections import config_flags
 
 from dpanet_jax import config as config_lib
 from dpanet_jax import paths
-from dpanet_jax.config_files import config_names, find_config
+from dpanet_jax.command_line import config_flag, parse, require_flags, string_flag
 from dpanet_jax.errors import DPANetError, UsageError
 from dpanet_jax.options import did_you_mean
 from dpanet_jax.version import version_line
@@ -88,78 +87,17 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _parse(
-    verb: str, argv: list[str], define: Callable[[flags.FlagValues, list[str]], None]
-) -> flags.FlagValues:
-    """This verb's flags from the command line; UsageError for any other, and for a stray word."""
-    asked_for_help = any(word in ("-h", "--help") for word in argv)
-    argv = [_with_config_file(word) for word in argv] if not asked_for_help else argv
-    values = flags.FlagValues()
-    define(values, [] if asked_for_help else argv)
-    if asked_for_help:
-        print(f"usage: python -m dpanet_jax {verb} …\n  {VERBS[verb][1]}\n")
-        for name in sorted(values):
-            print(f"  --{name}: {values[name].help}")
-        raise SystemExit(0)
-    try:
-        rest = values([f"dpanet_jax {verb}", *argv])[1:]
-    except flags.UnrecognizedFlagError as error:
-        near = did_you_mean(error.flagname, list(values))
-        raise UsageError(f"--{error.flagname} is not a flag of {verb}{near}") from error
-    except (DPANetError, flags.Error):
-        raise
-    except AttributeError as error:  # ml_collections' word for a key that the config lacks
-        raise UsageError(_unknown_key(argv, error)) from error
-    except Exception as error:  # Whatever the user's own file raises is the user's to mend.
-        raise UsageError(f"--config: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    if rest:
-        raise UsageError(f"{rest[0]!r} was not understood: flags are written --flag=value")
-    return values
-
-
-def _with_config_file(word: str) -> str:
-    """`--config=demo` → `--config=PATH/demo.py`; any other word as it is."""
-    flag, is_given, value = word.partition("=")
-    return f"{flag}={find_config(value)}" if flag == "--config" and is_given and value else word
-
-
-def _unknown_key(argv: list[str], error: AttributeError) -> str:
-    known = config_lib.all_keys()
-    for word in argv:
-        key = word.removeprefix("--config.").split("=")[0]
-        if word.startswith("--config.") and key not in known:
-            return f"config.{key} is not a key of the config{did_you_mean(key, known)}"
-    return f"--config: {error}"
-
-
-def _required(values: flags.FlagValues, *names: str) -> None:
-    for name in names:
-        if not values[name].value:
-            raise UsageError(f"--{name} is missing (--help lists the flags)")
-
-
-def _string(values: flags.FlagValues, name: str, words: str, default: str | None = None) -> None:
-    flags.DEFINE_string(name, default, words, flag_values=values)
-
-
-def _config_flag(values: flags.FlagValues, argv: list[str]) -> None:
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        f"a file with get_config(), or one of {', '.join(config_names())}; "
-        "--config.KEY=VALUE changes one value",
-        flag_values=values,
-        sys_argv=["dpanet_jax", *argv],
-    )
+def _parse(verb: str, argv: list[str], define: Callable[..., None]) -> flags.FlagValues:
+    return parse(verb, VERBS[verb][1], argv, define)
 
 
 def _model_flags(values: flags.FlagValues, words: str) -> None:
-    _string(values, "workdir", words)
-    _string(values, "checkpoint", _CHECKPOINT, "best")
+    string_flag(values, "workdir", words)
+    string_flag(values, "checkpoint", _CHECKPOINT, "best")
 
 
 def _protocol_flags(values: flags.FlagValues) -> None:
-    _string(values, "protocol", _PROTOCOL)
+    string_flag(values, "protocol", _PROTOCOL)
     flags.DEFINE_integer("base_size", None, _BASE_SIZE, lower_bound=0, flag_values=values)
 
 
@@ -186,16 +124,16 @@ def prepare(argv: list[str]) -> None:
     from dpanet_jax.data.prepare import prepare as prepare_dataset
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
-        _string(values, "dataset", "streets, camvid, folder or folder/NAME")
-        _string(values, "source", "where the files are; streets draws its own")
-        _string(values, "data_dir", _DATA_DIR)
+        string_flag(values, "dataset", "streets, camvid, folder or folder/NAME")
+        string_flag(values, "source", "where the files are; streets draws its own")
+        string_flag(values, "data_dir", _DATA_DIR)
         flags.DEFINE_list("imports", [], "modules that register data sets of your own", flag_values=values)
         flags.DEFINE_boolean("overwrite", False, "prepare it again", flag_values=values)
-        _string(values, "image_suffix", "what image names end in and label names do not, as _leftImg8bit")
-        _string(values, "label_suffix", "what label names end in and image names do not, as _mask")
+        string_flag(values, "image_suffix", "what image names end in and label names do not, as _leftImg8bit")
+        string_flag(values, "label_suffix", "what label names end in and image names do not, as _mask")
 
     values = _parse("prepare", argv, define)
-    _required(values, "dataset")
+    require_flags(values, "dataset")
     config_lib.import_modules(values.imports)
     given = {name: values[name].value for name in ("image_suffix", "label_suffix")}
     prepared = prepare_dataset(
@@ -212,11 +150,11 @@ def train(argv: list[str]) -> None:
     """Trains, or goes on where a run was stopped."""
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
-        _config_flag(values, argv)
-        _string(values, "workdir", "where the run's files go")
+        config_flag(values, argv)
+        string_flag(values, "workdir", "where the run's files go")
 
     values = _parse("train", argv, define)
-    _required(values, "config", "workdir")
+    require_flags(values, "config", "workdir")
     config_lib.check_config(values.config, starts=False)
     if values.config.distributed:
         import jax
@@ -233,12 +171,12 @@ def evaluate(argv: list[str]) -> None:
     def define(values: flags.FlagValues, argv: list[str]) -> None:
         _model_flags(values, "the run to evaluate")
         _protocol_flags(values)
-        _string(values, "split", "none: the run's validation split")
-        _string(values, "data_dir", _DATA_DIR + "; none: the run's own")
+        string_flag(values, "split", "none: the run's validation split")
+        string_flag(values, "data_dir", _DATA_DIR + "; none: the run's own")
         flags.DEFINE_integer("batch_size", None, "none: the run's own", lower_bound=1, flag_values=values)
 
     values = _parse("evaluate", argv, define)
-    _required(values, "workdir")
+    require_flags(values, "workdir")
     from dpanet_jax.data.split import open_split
     from dpanet_jax.evaluation import report
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
@@ -267,8 +205,8 @@ def predict(argv: list[str]) -> None:
     def define(values: flags.FlagValues, argv: list[str]) -> None:
         _model_flags(values, "the run whose model predicts")
         _protocol_flags(values)
-        _string(values, "input", "an image or a video, or a folder of them")
-        _string(values, "output", "a folder for ids/, color/ and overlay/")
+        string_flag(values, "input", "an image or a video, or a folder of them")
+        string_flag(values, "output", "a folder for ids/, color/ and overlay/")
         flags.DEFINE_boolean(
             "train_ids",
             False,
@@ -277,7 +215,7 @@ def predict(argv: list[str]) -> None:
         )
 
     values = _parse("predict", argv, define)
-    _required(values, "workdir", "input", "output")
+    require_flags(values, "workdir", "input", "output")
     from dpanet_jax.data import finder
     from dpanet_jax.evaluation import predict as predict_lib
 
@@ -299,16 +237,16 @@ def compare(argv: list[str]) -> None:
     """Holds the network's numbers against its PyTorch twin's."""
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
-        _config_flag(values, argv)
-        _string(values, "torch", "weights for both sides: a file, an hf:// address, or random")
-        _string(values, "output", "a folder for report.json and report.png (none: runs/compare/CONFIG)")
-        _string(values, "split", "split that both mean IoUs are of (none: the config's validation split)")
-        _string(values, "precision", "float64, float32 or both", "both")
+        config_flag(values, argv)
+        string_flag(values, "torch", "weights for both sides: a file, an hf:// address, or random")
+        string_flag(values, "output", "a folder for report.json and report.png (none: runs/compare/CONFIG)")
+        string_flag(values, "split", "split that both mean IoUs are of (none: the config's validation split)")
+        string_flag(values, "precision", "float64, float32 or both", "both")
         flags.DEFINE_integer("steps", 10, "steps of SGD", flag_values=values)
         flags.DEFINE_integer("images", 0, "images of the split; 0: all, -1: none", flag_values=values)
 
     values = _parse("compare", argv, define)
-    _required(values, "config", "torch")
+    require_flags(values, "config", "torch")
     config_lib.check_config(values.config)
     for module in ("torch", "matplotlib"):
         if importlib.util.find_spec(module) is None:
@@ -332,10 +270,10 @@ def export_torch(argv: list[str]) -> None:
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
         _model_flags(values, "the run whose model is exported")
-        _string(values, "output", "the file to write, FILE.safetensors; one that is there is replaced")
+        string_flag(values, "output", "the file to write, FILE.safetensors; one that is there is replaced")
 
     values = _parse("export-torch", argv, define)
-    _required(values, "workdir", "output")
+    require_flags(values, "workdir", "output")
     from dpanet_jax.interop import files
 
     output = paths.local(values.output)
@@ -354,13 +292,13 @@ def import_torch(argv: list[str]) -> None:
     """Makes a workdir of a PyTorch checkpoint, without training."""
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
-        _config_flag(values, argv)
-        _string(values, "weights", "a file of a whole network's weights, or an hf:// address")
-        _string(values, "workdir", "the run's folder to make; it must not be there, or be empty")
-        _string(values, "classes", "a classes.csv; none: the classes of the config's prepared data set")
+        config_flag(values, argv)
+        string_flag(values, "weights", "a file of a whole network's weights, or an hf:// address")
+        string_flag(values, "workdir", "the run's folder to make; it must not be there, or be empty")
+        string_flag(values, "classes", "a classes.csv; none: the classes of the config's prepared data set")
 
     values = _parse("import-torch", argv, define)
-    _required(values, "config", "weights", "workdir")
+    require_flags(values, "config", "weights", "workdir")
     from dpanet_jax.training import imported
 
     folder = imported.import_torch(values.config, values.weights, values.workdir, values.classes)

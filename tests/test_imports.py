@@ -40,6 +40,7 @@ WITHIN_BOTTOM = {
 # The config reads the options that the rooms declare, and is read where a run is put together or read again.
 CONFIG_READERS = {
     "__main__",
+    "command_line",
     "compare.run",
     "training.build",
     "training.imported",
@@ -94,6 +95,10 @@ def test_imports_point_down(name):
         elif here == "config_files":
             assert there in WITHIN_BOTTOM, where
         elif there == "config_files":
+            assert here == "command_line", where
+        elif here == "command_line":
+            assert there in WITHIN_BOTTOM, where
+        elif there == "command_line":
             assert here == "__main__", where
         elif here in BOTTOM:
             assert there in WITHIN_BOTTOM[here], where
@@ -104,7 +109,7 @@ def test_imports_point_down(name):
 
 
 def test_every_room_is_in_the_order():
-    assert {room(name) for name in MODULES} == {*ROOMS, *BOTTOM, "config", "config_files"}
+    assert {room(name) for name in MODULES} == {*ROOMS, *BOTTOM, "config", "config_files", "command_line"}
 
 
 def test_streets_knows_nothing_of_the_data():
