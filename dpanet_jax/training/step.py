@@ -1,8 +1,8 @@
 """One training step: a pure function of (state, batch), however it is laid on devices."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from dpanet_jax.training.layout import Batch, Metrics, TrainStep
 from dpanet_jax.training.losses import count_valid, multi_loss, weigh
 from dpanet_jax.training.optimizer import Schedule
 from dpanet_jax.training.state import TrainState
+
+# (state, part of the batch, dropout key, total weight) → (batch_stats, sums); see `make_gradients`.
+Gradients: TypeAlias = Callable[[TrainState, Batch, jax.Array, jax.Array], Any]
 
 
 class Trainable(Protocol):
@@ -56,13 +59,49 @@ def make_train_step(
 
     The loss is a mean over the valid pixels of the global batch, weighted by `class_weights` where they are
     given (see `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
-    With `accumulate_steps` > 1 the batch is computed in that
-    many parts; batch norm then sees, and averages over, each part by itself.
+    With `accumulate_steps` > 1 the batch is computed in that many parts; batch norm then sees, and averages
+    over, each part by itself.
     """
-    loss_terms = model.loss_terms()
+    compute = make_gradients(model, loss_weights, class_weights)
+    if accumulate_steps > 1:
+        compute = in_parts(compute, accumulate_steps)
 
     def over_devices(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        num_valid = over_devices(count_valid(batch["label"]))
+        total_weight = over_devices(jnp.sum(weigh(batch["label"], class_weights)))
+        batch_stats, sums = compute(state, batch, rng, total_weight)
+        grads, loss, terms, correct = over_devices(sums)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            **{f"loss/{term}": value for term, value in terms.items()},
+            "accuracy": correct / jnp.maximum(num_valid, 1),
+            "lr": jnp.asarray(schedule(state.step), jnp.float32),
+            "grad_norm": optax.tree.norm(grads),
+        }
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return train_step
+
+
+def make_gradients(
+    model: Trainable, loss_weights: Mapping[str, float], class_weights: tuple[float, ...]
+) -> Gradients:
+    """`gradients(state, part, rng, total_weight)` → batch statistics, and (gradients, loss, terms, correct).
+
+    The latter are this part's share of the global batch's, so that parts' and devices' add up.
+    """
+    loss_terms = model.loss_terms()
 
     def loss_fn(
         params: Any, batch_stats: Any, part: Batch, rng: jax.Array, total_weight: jax.Array
@@ -94,9 +133,15 @@ def make_train_step(
         )
         return batch_stats, (grads, loss, terms, correct)
 
+    return gradients
+
+
+def in_parts(gradients: Gradients, count: int) -> Gradients:
+    """The same of a whole batch, computed in `count` parts one after another."""
+
     def accumulated(state: TrainState, batch: Batch, rng: jax.Array, total_weight: jax.Array) -> Any:
-        parts = jax.tree.map(lambda x: split_parts(x, accumulate_steps), batch)
-        rngs = jax.random.split(rng, accumulate_steps)
+        parts = jax.tree.map(lambda x: split_parts(x, count), batch)
+        rngs = jax.random.split(rng, count)
 
         def one_part(carry: Any, part_and_rng: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             batch_stats, sums = carry
@@ -110,30 +155,7 @@ def make_train_step(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(one_part, (state.batch_stats, zeros), (parts, rngs))[0]
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        num_valid = over_devices(count_valid(batch["label"]))
-        total_weight = over_devices(jnp.sum(weigh(batch["label"], class_weights)))
-        compute = gradients if accumulate_steps == 1 else accumulated
-        batch_stats, sums = compute(state, batch, rng, total_weight)
-        grads, loss, terms, correct = over_devices(sums)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics = {
-            "loss": loss,
-            **{f"loss/{term}": value for term, value in terms.items()},
-            "accuracy": correct / jnp.maximum(num_valid, 1),
-            "lr": jnp.asarray(schedule(state.step), jnp.float32),
-            "grad_norm": optax.tree.norm(grads),
-        }
-        state = TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        return state, metrics
-
-    return train_step
+    return accumulated
 
 
 def split_parts(x: jax.Array, parts: int) -> jax.Array:
