@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from dpanet_jax import config as config_lib
 from dpanet_jax import paths
 from dpanet_jax.config_files import config_names, find_config
-from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory
 from dpanet_jax.options import did_you_mean
 from dpanet_jax.version import version_line
 
@@ -52,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, DPANetError):
             return error.exit_status
         return 2 if isinstance(error, flags.Error) else 1
+    except Exception as error:
+        if not is_out_of_memory(error) or os.environ.get("DPANET_TRACEBACK"):
+            raise
+        print(f"dpanet_jax: the memory does not suffice ({_words(error)[:300]})", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -211,7 +216,12 @@ def train(argv: list[str]) -> None:
     if values.config.distributed:
         import jax
 
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"config.distributed=True: the hosts cannot be joined ({_words(error)})"
+            ) from error
     from dpanet_jax.training import loop
 
     loop.train(values.config, values.workdir)
