@@ -12,7 +12,7 @@ from absl import flags, logging
 from dpanet_jax import config as config_lib
 from dpanet_jax import paths
 from dpanet_jax.command_line import config_flag, parse, require_flags, string_flag
-from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory
 from dpanet_jax.options import did_you_mean
 from dpanet_jax.version import version_line
 
@@ -51,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, DPANetError):
             return error.exit_status
         return 2 if isinstance(error, flags.Error) else 1
+    except Exception as error:
+        if not is_out_of_memory(error) or os.environ.get("DPANET_TRACEBACK"):
+            raise
+        print(f"dpanet_jax: the memory does not suffice ({_words(error)[:300]})", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -159,7 +164,12 @@ def train(argv: list[str]) -> None:
     if values.config.distributed:
         import jax
 
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"config.distributed=True: the hosts cannot be joined ({_words(error)})"
+            ) from error
     from dpanet_jax.training import loop
 
     loop.train(values.config, values.workdir)

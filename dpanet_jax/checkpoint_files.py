@@ -80,7 +80,9 @@ def steps_of(folder: Path) -> list[int]:
     """The steps that a folder of checkpoints has a folder for, in their order."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    # Not "007", nor digits of another script, which int() takes too.
+    names = [path.name for path in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)]
+    return sorted(int(name) for name in names if (folder / name).is_dir())
 
 
 def written_by(about: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """The base class of every error that the package raises for its user."""
 
+from typing import Any
+
 
 class DPANetError(Exception):
     """Something that a user can mend: its text is one clear line, or a list of files with what is wrong.
@@ -13,6 +15,17 @@ class DPANetError(Exception):
     # KeyError's and OSError's own texts quote or number what was said; a subclass of either says it plainly.
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+    # As it is: a subclass may be made of other arguments than its text, and worker processes send errors.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[DPANetError], args: tuple[Any, ...], attributes: dict[str, Any]) -> DPANetError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(DPANetError, ValueError):

@@ -307,6 +307,14 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_only_folders_that_are_named_as_steps_are_steps(tmp_path: Path) -> None:
+    for name in ("7", "12", "0", "007", "٣", "8.bak", "8 (copy)", "-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "9").write_text("")
+    assert checkpoint.steps_of(tmp_path) == [0, 7, 12]
+    assert checkpoint.steps_of(tmp_path / "nowhere") == []
+
+
 # ---- Scores
 
 

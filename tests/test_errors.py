@@ -3,10 +3,19 @@
 import importlib
 import importlib.util
 import inspect
+import pickle
 import pkgutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
 
 import dpanet_jax
-from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.checkpoint import Damaged
+from dpanet_jax.data.listing import DataError
+from dpanet_jax.data.location import DatasetNotFound
+from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory
 
 # PyTorch is not installed everywhere.
 NEED_TORCH = ("dpanet_jax.compare", "dpanet_jax.interop.twin")
@@ -48,3 +57,35 @@ def _modules():
     for info in pkgutil.walk_packages(dpanet_jax.__path__, "dpanet_jax."):
         if not info.name.endswith("__main__") and not (without_torch and info.name.startswith(NEED_TORCH)):
             yield importlib.import_module(info.name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("source", ["one", "two"]),
+        Damaged(Path("checkpoints/3"), "cut short"),
+        DatasetNotFound("streets is not prepared"),
+        DPANetError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_comes_out_of_a_worker_process_as_it_was(error: DPANetError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (np.exceptions.AxisError("memory"), False),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory"), True),
+        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no"), False),
+        (ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device"), False),
+    ],
+    ids=str,
+)
+def test_what_says_that_memory_ran_out(error: Exception, is_one: bool) -> None:
+    assert is_out_of_memory(error) == is_one

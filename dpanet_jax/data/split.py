@@ -93,11 +93,14 @@ def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> 
             f"{dataset} has no split {split!r}; it has {', '.join(metadata['sizes'])}, and"
             " expressions such as train+val or train[:10%]"
         ) from error
-    sizes: list[tuple[int, int]] = [
-        tuple(size)
-        for part in parts
-        for size in metadata["sizes"][part.splitname][slice(part.from_, part.to)]
-    ]
+    with _readable(folder):
+        sizes: list[tuple[int, int]] = [
+            (int(height), int(width))
+            for part in parts
+            for height, width in metadata["sizes"][part.splitname][slice(part.from_, part.to)]
+        ]
+        classes = Classes.from_dict(metadata["classes"])
+        labelled = not any(part.splitname in metadata["unlabelled"] for part in parts)
     if not sizes:
         raise UsageError(f"split {split!r} of {dataset} holds no example")
     with _readable(folder):
@@ -113,8 +116,6 @@ def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> 
         )
     spans = [(part.splitname, part.from_, part.to) for part in parts]
     fingerprint = hashlib.sha256(repr((metadata["fingerprint"], spans)).encode()).hexdigest()
-    classes = Classes.from_dict(metadata["classes"])
-    labelled = not any(part.splitname in metadata["unlabelled"] for part in parts)
     return Split(split, classes, sizes, fingerprint, source, labelled, folder)
 
 
@@ -126,7 +127,7 @@ def _readable(folder: Path | None) -> Iterator[None]:
     except Exception as error:  # of whatever kind TFDS, protobuf and ArrayRecord trip over
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DataError(
             folder or Path(),
             [f"what is stored cannot be read ({reason}); prepare it anew with --overwrite"],

@@ -12,7 +12,7 @@ class NotFinite(TrainingError):
 
 
 class Interrupted(TrainingError):
-    """A signal (Ctrl-C, or a scheduler's SIGTERM) stopped the run after a checkpoint."""
+    """A signal (Ctrl-C, a scheduler's SIGTERM, a terminal that closed) stopped the run after a checkpoint."""
 
 
 class WorkdirInUse(TrainingError):

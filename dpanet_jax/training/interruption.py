@@ -5,20 +5,27 @@ from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from dpanet_jax.errors import DPANetError
 
-class CutShort(Exception):
+
+class CutShort(DPANetError):
     """A signal came while something went through items that need not be finished."""
 
 
 class Interruption:
-    """While it is open, the first Ctrl-C or SIGTERM is noted in `signal`; a second one acts at once."""
+    """While it is open, the first Ctrl-C, SIGTERM or SIGHUP is noted in `signal`; a second acts at once.
+
+    A signal that the process was told to ignore, as by `nohup`, is still ignored.
+    """
 
     def __init__(self) -> None:
-        self.signal: str | None = None  # "SIGINT" or "SIGTERM"
+        self.signal: str | None = None  # such as "SIGTERM"
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
             try:
                 self._handlers[number] = signal.signal(number, self._note)
             except ValueError:

@@ -1,7 +1,6 @@
 """Runs that are stopped where it hurts, and go on: after evaluations, with other options, with damage."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -22,7 +21,8 @@ from dpanet_jax.config import ConfigError
 from dpanet_jax.evaluation import figures
 from dpanet_jax.evaluation.protocols.whole import Whole
 from dpanet_jax.training import build, loop
-from dpanet_jax.training.errors import Interrupted, TrainingError, WorkdirInUse
+from dpanet_jax.training.errors import Interrupted, TrainingError
+from dpanet_jax.training.log import RunLog
 
 MakeConfig = Callable[[], ConfigDict]
 
@@ -198,6 +198,46 @@ def test_out_of_memory_in_a_step_names_what_may_be_changed(
     assert "the checkpoint of step 3 is intact" in str(e.value) and "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            "No space left on device: stopped; the checkpoint of step 3",
+        ),
+        (
+            RuntimeError("Worker process was terminated unexpectedly"),
+            "lower config.data.num_workers; the check",
+        ),
+        (MemoryError(), "for a training step: .*; the checkpoint of step 3 is intact"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_run_may_die_of_is_one_line(
+    whole: Path,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    words: str,
+) -> None:
+    """In the fifth step, where the log is written; the same command then goes on."""
+    scalars = RunLog.scalars
+
+    def failing(self: RunLog, step: int, values: Any) -> None:
+        if step == 5:
+            raise error
+        scalars(self, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "scalars", failing)
+        with pytest.raises(TrainingError, match=words) as caught:
+            loop.train(make_config(), tmp_path)
+        assert "\n" not in str(caught.value)
+    loop.train(make_config(), tmp_path)
+    assert log_of(tmp_path) == log_of(whole)
+
+
 @pytest.mark.parametrize("what", ["sheet", "save"])
 def test_a_picture_never_ends_a_run(
     whole: Path,
@@ -343,81 +383,3 @@ def test_load_while_a_run_replaces_the_checkpoint(whole: Path, monkeypatch: pyte
     monkeypatch.setattr(checkpoint, "find", outdated)
     assert dpanet_jax.load(whole, "latest").step == 6
     assert looks == ["latest", "latest"]
-
-
-# ---- What is never saved as good
-
-
-@pytest.mark.parametrize("where", ["params", "batch_stats", "opt_state"])
-def test_a_state_that_is_not_finite_is_never_saved(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """The figures of every step are finite."""
-    make = build.make_train_step
-
-    def make_spoilt(*args: Any, **kwargs: Any) -> Any:
-        step = make(*args, **kwargs)
-
-        def train_step(state: Any, batch: Any) -> Any:
-            state, metrics = step(state, batch)
-            bad = jax.numpy.where(state.step >= 5, jax.numpy.inf, 1.0)
-            spoilt = jax.tree.map(lambda x: x * bad.astype(x.dtype), getattr(state, where))
-            return state.replace(**{where: spoilt}), {**metrics, "loss": 0.5 * state.step, "grad_norm": 1.0}
-
-        return train_step
-
-    monkeypatch.setattr(build, "make_train_step", make_spoilt)
-    words = r"(params|batch_stats|optimizer)/\S+ is not finite after step 6: stopped; .*of step 3 is intact"
-    with pytest.raises(TrainingError, match=words):
-        loop.train(make_config(), tmp_path)
-    assert steps_of(tmp_path) == [3]
-
-
-def test_a_score_that_is_not_a_number_is_null_in_the_log_and_never_the_best(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dpanet_jax.evaluation.metrics import ConfusionMatrix
-
-    compute = ConfusionMatrix.compute
-
-    def undefined_at_the_end(self: Any, absent: str = "exclude") -> Any:
-        undefined = {"mean_iou": math.nan} if lines(tmp_path)[-1]["step"] == 6 else {}
-        return {**compute(self, absent), **undefined}
-
-    monkeypatch.setattr(ConfusionMatrix, "compute", undefined_at_the_end)
-    loop.train(make_config(), tmp_path)
-    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    assert lines(tmp_path)[-1]["val/mean_iou"] is None
-    assert checkpoint.find(tmp_path).name == "3" and steps_of(tmp_path) == [3, 6]
-
-
-def test_the_best_goes_by_the_mean_iou_of_the_log(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config()
-    config.evaluation.absent = "zero"
-    loop.train(config, tmp_path)
-    logged = {line["step"]: line["val/mean_iou"] for line in lines(tmp_path) if "val/mean_iou" in line}
-    best = max(logged, key=lambda step: (logged[step], step))
-    score = checkpoint.read_score(checkpoint.find(tmp_path))
-    assert score and checkpoint.find(tmp_path).name == str(best)
-    assert score.mean_iou == logged[best] and score.measured["evaluation.absent"] == "zero"
-
-
-# ---- One run at a time
-
-
-def test_a_second_run_is_refused_and_readers_not(
-    whole: Path, make_config: MakeConfig, tmp_path: Path
-) -> None:
-    seen = []
-
-    def act() -> None:
-        with pytest.raises(WorkdirInUse, match="is in use by another run"):
-            loop.train(make_config(), tmp_path)
-        seen.append(dpanet_jax.load(tmp_path, "latest").step)
-
-    with pytest.MonkeyPatch.context() as patch:
-        at_call(4, act, patch)
-        loop.train(make_config(), tmp_path)
-    assert seen in ([3], [6])  # The newest that is whole when it is looked for.
-    assert log_of(tmp_path) == log_of(whole)
-    assert not (tmp_path / ".lock").exists()

@@ -6,10 +6,10 @@ from types import FrameType
 
 import pytest
 
-from dpanet_jax.training.interruption import Interruption
+from dpanet_jax.training.interruption import CutShort, Interruption
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_is_noted_and_the_second_acts_at_once(number: signal.Signals) -> None:
     acted = []
 
@@ -41,3 +41,25 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [(None, handler)]
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As after `nohup`."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert interruption.signal is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, old)
+
+
+def test_items_come_until_a_signal() -> None:
+    seen = []
+    with Interruption() as interruption, pytest.raises(CutShort):
+        for item in interruption.until_noted([1, 2, 3]):
+            seen.append(item)
+            if item == 2:
+                signal.raise_signal(signal.SIGTERM)
+    assert seen == [1, 2]
