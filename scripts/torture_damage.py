@@ -1,6 +1,7 @@
 """Damaged inputs for scripts/torture: how they are made, who reads them, and what is right."""
 
 import contextlib
+import dataclasses
 import json
 import random
 import shutil
@@ -17,7 +18,7 @@ from PIL import Image
 from dpanet_jax import checkpoint, models
 from dpanet_jax import config as config_lib
 from dpanet_jax.checkpoint import Checkpoints
-from dpanet_jax.data import images, pipeline
+from dpanet_jax.data import finder, images, pipeline
 from dpanet_jax.data.prepare import prepare
 from dpanet_jax.data.split import open_split
 from dpanet_jax.errors import DPANetError
@@ -146,14 +147,9 @@ class Fixtures:
         self.images = place / "images"
         self.images.mkdir()
         picture = Image.open(self.source / "images" / "train" / "000.png")
-        for suffix, mode, options in (
-            ("png", "RGB", {}),
-            ("jpg", "RGB", {}),
-            ("jpeg", "L", {"progressive": True}),
-            ("png", "P", {}),
-            ("png", "RGBA", {}),
-        ):
-            picture.convert(mode).save(self.images / f"{mode}.{suffix}", **options)
+        for suffix, mode in (("png", "RGB"), ("jpg", "RGB"), ("jpeg", "L"), ("png", "P"), ("png", "RGBA")):
+            # Only JPEG knows what progressive is; the others take no notice.
+            picture.convert(mode).save(self.images / f"{mode}.{suffix}", progressive=mode == "L")
         self.workdir = place / "run"
         config = config_lib.default_config()
         config.data.dataset = "folder"
@@ -181,8 +177,10 @@ class Fixtures:
 
     def at(self, step: int) -> Any:
         """The state of a step: every number is of the step."""
-        state = self.state.replace(step=np.int32(step))
-        return state.replace(params=jax.tree.map(lambda x: x + np.asarray(step, x.dtype), state.params))
+        state = dataclasses.replace(self.state, step=np.int32(step))
+        return dataclasses.replace(
+            state, params=jax.tree.map(lambda x: x + np.asarray(step, x.dtype), state.params)
+        )
 
     def _write_weights(self) -> None:
         from dpanet_jax.interop.files import write_state_dict
@@ -206,7 +204,7 @@ def image(fixtures: Fixtures, rng: random.Random, folder: Path) -> str:
     shutil.copytree(fixtures.images, folder / "in")
     path, fault = damage_one(folder / "in", rng)
     try:
-        found = images.find(folder / "in")
+        found = finder.find(folder / "in")
         for file in found.values():
             pixels = images.read_image(file)
             require(pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[-1] == 3, "no RGB image")
