@@ -188,6 +188,27 @@ def test_what_is_no_workdir(tmp_path: Path) -> None:
         checkpoint.find(tmp_path / "checkpoints" / "7")
 
 
+def test_one_of_an_earlier_version_is_read_whatever_devices_it_names(tmp_path: Path) -> None:
+    """It held arrays with their layout on eight devices, and no checksums."""
+    mesh = jax.make_mesh((8,), ("data",))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    old = jax.device_put(state(4, SIZE), whole)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        writer.save(
+            tmp_path / "checkpoints" / "4",
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(old.variables),
+                optimizer=ocp.args.StandardSave(old.opt_state),
+                about=ocp.args.JsonSave(ABOUT),
+            ),
+        )
+    with Checkpoints(tmp_path) as manager:
+        restored = manager.restore(state(0, SIZE))
+    leaves = jax.tree.leaves((restored.variables, restored.opt_state))
+    assert {type(leaf) for leaf in leaves} == {np.ndarray}
+    jax.tree.map(np.testing.assert_array_equal, restored.variables, state(4, SIZE).variables)
+
+
 # ---- Damage
 
 
@@ -324,7 +345,7 @@ def test_a_score_that_is_not_a_number_never_displaces_one(tmp_path: Path) -> Non
     with Checkpoints(tmp_path) as manager:
         for step, score in ((4, 0.4), (5, float("nan")), (6, 0.2), (7, float("nan"))):
             manager.save(state(step), ABOUT)
-            manager.add_score(step, score, MEASURED)
+            manager.add_score(step, score, MEASURED if step < 7 else {"evaluation.absent": "zero"})
     assert folders(tmp_path) == ["4", "7"]
     assert checkpoint.find(tmp_path).name == "4"
     assert (

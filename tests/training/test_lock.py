@@ -31,10 +31,12 @@ def test_another_process_is_refused_until_the_first_one_dies(tmp_path: Path) -> 
         words = (
             rf"new/run is in use by another run \(process {holder.pid} on \S+\): wait until it ends, or give"
         )
-        with pytest.raises(WorkdirInUse, match=words) as error, Lock(workdir):
-            pass
+        try:
+            with pytest.raises(WorkdirInUse, match=words) as error, Lock(workdir):
+                pass
+        finally:
+            holder.kill()
         assert "\n" not in str(error.value)
-        holder.kill()
     with Lock(workdir):
         assert (workdir / ".lock").read_text().startswith(f"{os.getpid()} ")
 
