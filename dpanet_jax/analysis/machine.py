@@ -44,7 +44,7 @@ def _tpu(parts: Slice) -> Machine:
         described = topologies.get_topology_desc(platform="tpu", topology_name=parts.name)
     except Exception as error:  # libtpu's own errors have several types.
         raise PlanError(in_words(error, parts.name)) from error
-    devices = tuple(described.devices)
+    devices: tuple[Any, ...] = tuple(described.devices)
     per_chip = len(devices) // parts.chips
     return Machine(
         name=parts.chip.name,
