@@ -38,7 +38,11 @@ def bounds(cost: Cost, machine: Machine, dtype: str) -> Bounds:
         return Bounds(None, None, None, None)
     peak, share = chip.peak(dtype), machine.devices_per_chip
     total = len(machine.devices)
-    sent = sum(total / each.group * each.sent for each in cost.collectives)
+    # A permutation names the pairs of all devices; the others work in groups of the same size.
+    groups = {
+        each: 1 if each.kind == "collective-permute" else total / each.group for each in cost.collectives
+    }
+    sent = sum(number * each.sent for each, number in groups.items())
     if machine.slice is None:
         capacity = total * chip.link_bandwidth
         latency = None

@@ -141,8 +141,8 @@ def norm_names(batch_stats: Any) -> set[str]:
 def count_products(jaxpr: Any) -> float:
     """Operations of the convolutions and matrix products of a program as it is written, loops and all.
 
-    A convolution's are 2 · its outputs · a kernel's inputs, with the positions in the padding and between the
-    elements of a dilated operand; a product's 2 · its outputs · the length that it sums over.
+    A convolution's are 2 · its outputs · a kernel's inputs, with those in the padding and without the zeros
+    between the elements of a dilated input; a product's 2 · its outputs · the length that it sums over.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -150,7 +150,8 @@ def count_products(jaxpr: Any) -> float:
         if name == "conv_general_dilated":
             shape = equation.invars[1].aval.shape
             outputs = params["dimension_numbers"].rhs_spec[0]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape) / shape[outputs]
+            inputs = math.prod(shape) / shape[outputs] / math.prod(params["lhs_dilation"])
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * inputs
         elif name == "dot_general":
             (left, _), _ = params["dimension_numbers"]
             shape = equation.invars[0].aval.shape

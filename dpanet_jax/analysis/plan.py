@@ -69,7 +69,8 @@ def plan(
 
 def environment(topology: str, outside: Mapping[str, str]) -> dict[str, str]:
     """The variables that the worker starts with. UsageError for an unknown topology, or without libtpu."""
-    env = dict(outside)
+    # A program from the cache would do, but not every compiler's can be read back.
+    env = {**outside, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     if topology == "local":
         return env
     env["JAX_PLATFORMS"] = "cpu"  # Nothing is computed; a TPU or GPU that is here stays free.
@@ -104,15 +105,18 @@ def run_worker(request: Request, env: Mapping[str, str], say: Callable[[str], No
     """The plan that a worker process makes. What it compiles is said; what libtpu prints is not."""
     with tempfile.TemporaryDirectory(prefix="dpanet_jax_plan_") as folder:
         outcome, errors = Path(folder, "outcome.json"), Path(folder, "stderr")
-        with errors.open("w+b") as stderr:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "dpanet_jax.analysis.worker", str(outcome)],
+        command = [sys.executable, "-m", "dpanet_jax.analysis.worker", str(outcome)]
+        with (
+            errors.open("wb") as stderr,
+            subprocess.Popen(
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=dict(env),
                 text=True,
-            )
+            ) as worker,
+        ):
             try:
                 assert worker.stdin and worker.stdout
                 with worker.stdin:
@@ -120,10 +124,9 @@ def run_worker(request: Request, env: Mapping[str, str], say: Callable[[str], No
                 for line in worker.stdout:
                     if line.startswith('{"compiling"'):
                         say(json.loads(line)["compiling"])
-                worker.wait()
-            finally:
-                worker.kill()
-                worker.wait()
+            except BaseException:
+                worker.kill()  # It would go on compiling for nobody.
+                raise
         if not outcome.is_file():
             raise PlanError(
                 f"the process that compiles ended with status {worker.returncode}; its last words:\n"
