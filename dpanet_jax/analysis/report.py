@@ -19,6 +19,13 @@ _BOUNDS = {
     "interconnect": "interconnect",
     "latency": "latency of the collectives",
 }
+_UNITS = {
+    "flops": (1e-12, "TFLOP/s"),
+    "memory_bandwidth": (1e-9, "GB/s"),
+    "link_bandwidth": (1e-9, "GB/s a link, one way"),
+    "hop_seconds": (1e6, "µs a hop"),
+}
+# What each bound divides by, as `Chip` names it.
 _LIMITS_OF = {
     "arithmetic": "flops",
     "memory": "memory_bandwidth",
@@ -84,8 +91,9 @@ def _speed(step: Mapping[str, Any], plan: Mapping[str, Any], machine: Mapping[st
     seconds, rates = step["seconds"], machine["rates"]
     if not seconds["step"]:
         return ["no peak rates are known for this device, so that no time is said"]
+    dtype = plan["network"]["model"]["dtype"]
     rows = [
-        (words, f"{1e3 * seconds[key]:.2f} ms", _source(rates, _LIMITS_OF[key]))
+        (words, f"{1e3 * seconds[key]:.2f} ms", _source(rates, _LIMITS_OF[key], dtype))
         for key, words in _BOUNDS.items()
         if seconds[key] is not None
     ]
@@ -101,15 +109,10 @@ def _speed(step: Mapping[str, Any], plan: Mapping[str, Any], machine: Mapping[st
     ]
 
 
-def _source(rates: Mapping[str, Any], key: str) -> str:
-    value = rates[key]
-    words = {
-        "flops": lambda: ", ".join(f"{kind} {flops / 1e12:g} TFLOP/s" for kind, flops in value.items()),
-        "memory_bandwidth": lambda: f"{value / 1e9:g} GB/s",
-        "link_bandwidth": lambda: f"{value / 1e9:g} GB/s a link, one way",
-        "hop_seconds": lambda: f"{1e6 * value:g} µs a hop",
-    }[key]()
-    return f"{words} ({rates['sources'][key]})"
+def _source(rates: Mapping[str, Any], key: str, dtype: str) -> str:
+    value = rates[key][dtype] if key == "flops" else rates[key]
+    factor, unit = _UNITS[key]
+    return f"{value * factor:g} {unit} ({rates['sources'][key]})"
 
 
 def _variants(plan: Mapping[str, Any]) -> list[str]:
