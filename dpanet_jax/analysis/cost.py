@@ -60,7 +60,7 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """The compiler refused a step that needs more bytes than a device has; None: it did not say how many."""
+    """The compiler refused a step that needs at least so many bytes, more than a device has; None: unsaid."""
 
     needed: int | None
     limit: int | None
@@ -173,10 +173,19 @@ def _inner(params: dict[str, Any]) -> list[Any]:
     return found
 
 
+# libtpu's words; the second counts the temporaries alone.
+_REFUSALS = (
+    re.compile(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm"),
+    re.compile(r"temporaries \(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)"),
+)
+
+
 def too_large(message: str) -> TooLarge:
-    """What a compiler's refusal says: "Used 20.53G of 15.75G hbm"."""
-    found = re.search(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", message)
-    return TooLarge(*(_size(text) for text in found.groups())) if found else TooLarge(None, None)
+    """What a compiler's refusal says of the bytes that it needs and has."""
+    for words in _REFUSALS:
+        if found := words.search(message):
+            return TooLarge(*(_size(text) for text in found.groups()))
+    return TooLarge(None, None)
 
 
 def _size(text: str) -> int:

@@ -60,7 +60,9 @@ def text(plan: Mapping[str, Any]) -> str:
 def _memory(step: Mapping[str, Any], available: int) -> list[str]:
     if "refused" in step:
         needed, limit = step["refused"]["needed"], step["refused"]["limit"]
-        how_much = f": it needs {size(needed)} of {size(limit)}" if needed and limit else ""
+        how_much = (
+            f": it needs {size(needed)} or more, and a device has {size(limit)}" if needed and limit else ""
+        )
         return [f"does not fit{how_much}"]
     verdict = {True: "fits", False: "does not fit", None: "may fit"}[step["fits"]]
     of = f" of {size(available)}" if available else ""

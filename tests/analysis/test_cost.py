@@ -160,4 +160,9 @@ def test_a_convolution_with_a_stride_counts_what_it_computes() -> None:
 def test_what_a_compiler_refuses_says() -> None:
     text = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.53G of 15.75G hbm. Exceeded"
     assert cost_lib.too_large(text) == TooLarge(int(20.53 * 2**30), int(15.75 * 2**30))
+    text = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (96.00G)"
+        " exceeds available HBM (15.75G)."
+    )
+    assert cost_lib.too_large(text) == TooLarge(96 * 2**30, int(15.75 * 2**30))
     assert cost_lib.too_large("RESOURCE_EXHAUSTED: too much") == TooLarge(None, None)
