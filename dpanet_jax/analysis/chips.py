@@ -15,6 +15,7 @@ _CLOUD = "https://docs.cloud.google.com/tpu/docs"
 class Chip:
     """Peak rates of one chip: operations/s by type of the computation, bytes and bytes/s.
 
+    usable is what of the memory a program may have, which for a TPU libtpu's compiler says (0.0.42).
     link_bandwidth is of one link in one direction; a GPU's is all of its NVLink in one direction.
     hop_seconds is the latency from a chip to its neighbour; 0 where none is published. wraps is the length,
     or the multiple, from which an axis of a slice is closed to a ring; 0: `links` does not apply.
@@ -23,6 +24,7 @@ class Chip:
     name: str
     flops: Mapping[str, float]
     memory: int
+    usable: int
     memory_bandwidth: float
     link_bandwidth: float
     sources: Mapping[str, str]
@@ -41,6 +43,7 @@ def _tpu(
     page: str,
     flops: float,
     memory: int,
+    usable: float,
     memory_bandwidth: float,
     link_bandwidth: float,
     *,
@@ -54,6 +57,7 @@ def _tpu(
         name=f"TPU {name}",
         flops={"bfloat16": flops, "float32": flops},
         memory=memory * 2**30,
+        usable=int(usable * 2**30),
         memory_bandwidth=memory_bandwidth,
         link_bandwidth=link_bandwidth,
         sources={
@@ -72,12 +76,12 @@ def _tpu(
 
 # By the name that libtpu takes before the colon of a topology.
 TPUS: dict[str, Chip] = {
-    "v4": _tpu("v4", "v4", 275e12, 32, 1200e9, 45e9, axes=3, wraps=4, largest=(16, 16, 16)),
+    "v4": _tpu("v4", "v4", 275e12, 32, 30.5, 1200e9, 45e9, axes=3, wraps=4, largest=(16, 16, 16)),
     "v5e": _tpu(
-        "v5e", "v5e", 197e12, 16, 819e9, 50e9, axes=2, wraps=16, largest=(16, 16), hop_seconds=0.5e-6
+        "v5e", "v5e", 197e12, 16, 15.75, 819e9, 50e9, axes=2, wraps=16, largest=(16, 16), hop_seconds=0.5e-6
     ),
-    "v5p": _tpu("v5p", "v5p", 459e12, 95, 2765e9, 100e9, axes=3, wraps=4, largest=(16, 16, 24)),
-    "v6e": _tpu("v6e", "v6e", 918e12, 32, 1638e9, 100e9, axes=2, wraps=16, largest=(16, 16)),
+    "v5p": _tpu("v5p", "v5p", 459e12, 95, 95.74, 2765e9, 100e9, axes=3, wraps=4, largest=(16, 16, 24)),
+    "v6e": _tpu("v6e", "v6e", 918e12, 32, 31.25, 1638e9, 100e9, axes=2, wraps=16, largest=(16, 16)),
 }
 
 
@@ -90,6 +94,7 @@ def _gpu(
         name=name,
         flops={"bfloat16": flops, "float32": tf32},
         memory=memory * 10**9,
+        usable=memory * 10**9,
         memory_bandwidth=memory_bandwidth,
         link_bandwidth=nvlink,
         sources=dict.fromkeys(kinds, f"https://www.nvidia.com/en-us/data-center/{page}/"),

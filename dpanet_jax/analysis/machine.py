@@ -19,7 +19,7 @@ class PlanError(DPANetError, RuntimeError):
 class Machine:
     """Devices, and what is known of them.
 
-    memory: bytes of one device. chip: published rates, None where there are none. slice: how TPU chips are
+    memory: bytes that a program may have on one device. chip: published rates, None where there are none. slice: how TPU chips are
     linked. devices_per_chip: 2 on v4, where each of a chip's two cores is a device, else 1.
     """
 
@@ -50,7 +50,7 @@ def _tpu(parts: Slice) -> Machine:
         name=parts.chip.name,
         devices=devices,
         hosts=len({device.process_index for device in devices}),
-        memory=parts.chip.memory // per_chip,
+        memory=parts.chip.usable // per_chip,
         chip=parts.chip,
         slice=parts,
         devices_per_chip=per_chip,

@@ -51,6 +51,7 @@ def test_every_rate_has_its_source() -> None:
         rates = {"flops", "memory", "memory_bandwidth", "link_bandwidth"}
         assert rates <= chip.sources.keys()
         assert (chip.hop_seconds > 0) == ("hop_seconds" in chip.sources)
+        assert 0.9 * chip.memory < chip.usable < 1.01 * chip.memory
         assert all(source.startswith("https://") for source in chip.sources.values())
         # A step of a convolutional network is between the two: ten to a thousand operations a byte.
         assert 10 < chip.flops["bfloat16"] / chip.memory_bandwidth < 1000
