@@ -280,9 +280,7 @@ def plan(argv: list[str]) -> None:
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
         config_flag(values, argv)
-        string_flag(
-            values, "topology", "v5e:16x16 and the like; local; cpu:N, simulated", "local"
-        )
+        string_flag(values, "topology", "v5e:16x16 and the like; local; cpu:N, simulated", "local")
         string_flag(values, "output", "a file for the plan as JSON")
         for name, default, words in (
             ("batch_size", 0, "of all devices; 0: the config's own"),

@@ -20,7 +20,8 @@ class Machine:
     """Devices, and what is known of them.
 
     memory: bytes that a program may have on one device. chip: published rates, None where there are none.
-    slice: how TPU chips are linked. devices_per_chip: 2 on v4, where each of a chip's two cores is a device, else 1.
+    slice: how TPU chips are linked. devices_per_chip: 2 on v4, where each of a chip's two cores is a device,
+    else 1.
     """
 
     name: str
