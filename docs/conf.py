@@ -63,6 +63,7 @@ ROOMS = {
     "interop": "Weights from and to PyTorch.",
     "evaluation": "Protocols, figures, pictures, and trained models.",
     "training": "A run, from its config to its last checkpoint.",
+    "analysis": "What a training step costs, and would cost on machines that are not there.",
     "compare": "The numbers, held against PyTorch's.",
 }
 

@@ -127,6 +127,8 @@ def _require_twin(options: Sections) -> None:
         twin.require_twin(options.model)
     except OptionError as error:
         raise ConfigError(f"config.model.{error}") from error
+    if options.optimizer.name != "sgd":
+        raise ConfigError(f"config.optimizer.name={options.optimizer.name}: the twin has sgd only")
     if options.training.batch_size < 2 and options.model["backbone"].startswith("resnest"):
         raise ConfigError(
             "config.training.batch_size=1: a ResNeSt's batch norm over one value a channel is refused by"

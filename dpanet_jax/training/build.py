@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -21,7 +21,7 @@ from dpanet_jax.models.precision import param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import layout, pictures
 from dpanet_jax.training.layout import Layout, TrainStep
-from dpanet_jax.training.optimizer import Schedule, schedule_for, sgd, total_steps
+from dpanet_jax.training.optimizer import Schedule, make_optimizer, schedule_for, total_steps
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step
 
@@ -95,25 +95,8 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     config_lib.check_class_weights(options.loss_options.class_weights, classes.names, data.dataset)
     steps = total_steps(training, len(train_split))
     on_devices = layout.LAYOUTS[options.run.parallelism]()
-    make_model = functools.partial(
-        models.build,
-        len(classes.names),
-        param_dtype=param_dtype_for(options.model.get("dtype", "float32")),
-        **options.model,
-    )
-    model, mapped = make_model(), make_model(axis_name=on_devices.axis_name)
-    schedule = schedule_for(options.optimizer, training.batch_size, steps)
-    optimizer = sgd(schedule, options.optimizer)
-    train_step = make_train_step(
-        mapped,
-        optimizer,
-        schedule,
-        options.loss,
-        class_weights=options.loss_options.class_weights,
-        seed=options.run.seed,
-        accumulate_steps=training.accumulate_steps,
-        axis_name=on_devices.axis_name,
-    )
+    computed = computation(options, len(classes.names), steps, on_devices.axis_name)
+    model = computed.model
     return Parts(
         options=options,
         train_split=train_split,
@@ -122,12 +105,12 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
         steps_per_epoch=max(1, len(train_split) // training.batch_size),
         total_steps=steps,
         model=model,
-        schedule=schedule,
-        optimizer=optimizer,
+        schedule=computed.schedule,
+        optimizer=computed.optimizer,
         layout=on_devices,
-        train_step=on_devices.compile(train_step),
+        train_step=on_devices.compile(computed.train_step),
         batches=training_batches(options, train_split),
-        initial_state=TrainState.create(initial_variables(options, model, pretrained), optimizer),
+        initial_state=TrainState.create(initial_variables(options, model, pretrained), computed.optimizer),
         protocol=protocols.make(options.evaluation.protocol, model, base_size=options.evaluation.base_size),
         drawn=pictures.chosen(options.run.pictures, len(val_split)),
         about={
@@ -136,6 +119,44 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
             "provenance": version.provenance(),
         },
     )
+
+
+class Computation(NamedTuple):
+    """What of a run needs no data and no device: `plan` compiles it for machines that are not there."""
+
+    model: Any  # what `models.build` returns
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    train_step: TrainStep  # not compiled
+
+
+def computation(
+    options: Sections, num_classes: int, num_steps: int, axis_name: str | None = None
+) -> Computation:
+    """The training step that a config describes, for so many classes and optimizer steps in all.
+
+    `axis_name` is the axis that `pmap` maps; None under `jit`.
+    """
+    training = options.training
+    make_model = functools.partial(
+        models.build,
+        num_classes,
+        param_dtype=param_dtype_for(options.model.get("dtype", "float32")),
+        **options.model,
+    )
+    schedule = schedule_for(options.optimizer, training.batch_size, num_steps)
+    optimizer = make_optimizer(schedule, options.optimizer)
+    train_step = make_train_step(
+        make_model(axis_name=axis_name),
+        optimizer,
+        schedule,
+        options.loss,
+        class_weights=options.loss_options.class_weights,
+        seed=options.run.seed,
+        accumulate_steps=training.accumulate_steps,
+        axis_name=axis_name,
+    )
+    return Computation(make_model(), schedule, optimizer, train_step)
 
 
 def training_batches(options: Sections, split: Split) -> pipeline.TrainBatches:

@@ -20,7 +20,7 @@ from dpanet_jax.interop import files
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.interop.errors import OtherClassesError, WeightsError
 from dpanet_jax.models.segmenter import init_variables
-from dpanet_jax.training.optimizer import sgd
+from dpanet_jax.training.optimizer import make_optimizer
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.workdir import Workdir
 
@@ -127,7 +127,7 @@ def _state(options: Sections, classes: Classes, weights: str) -> TrainState:
             "config of the data set that it was trained on, or --classes with as many"
         ) from error
     # Its numbers do not go into the state, which is the same for every schedule.
-    optimizer = sgd(lambda step: jnp.zeros(()), options.optimizer)
+    optimizer = make_optimizer(lambda step: jnp.zeros(()), options.optimizer)
     state = TrainState.create(variables, optimizer)
     return jax.tree.map(np.asarray, state)
 

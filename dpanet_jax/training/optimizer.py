@@ -1,4 +1,4 @@
-"""SGD as PyTorch computes it, with the poly schedule and a faster head."""
+"""SGD as PyTorch computes it, or LARS for large batches; the poly schedule and a faster head."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -47,18 +47,47 @@ def sgd(schedule: Schedule, options: Optimizer) -> optax.GradientTransformation:
     the schedule's, whatever `options.lr`.
     """
 
-    def heads(params: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: jax.tree.map(lambda _, head=name != "backbone": head, branch)
-            for name, branch in params.items()
-        }
-
     return optax.chain(
         optax.add_decayed_weights(options.weight_decay),
         optax.trace(decay=options.momentum),
-        optax.masked(optax.scale(options.head_lr_multiplier), heads),
+        optax.masked(optax.scale(options.head_lr_multiplier), _heads),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def lars(schedule: Schedule, options: Optimizer) -> optax.GradientTransformation:
+    """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg, arXiv 1708.03888), as optax computes it.
+
+    For each kernel g = gradient + weight_decay · p, and its own rate is trust_coefficient · ‖p‖ / ‖g‖ (where
+    one of the norms is 0: 1). Biases and batch norm's scales and biases, which have one axis, and scalars
+    have no decay and no rate of their own. Then v = momentum · v + lr(step) · rate · g;  p = p − m · v, with
+    m as in `sgd`. The paper has ‖gradient‖ + weight_decay · ‖p‖ where optax has ‖g‖.
+    """
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+    adapted = optax.lars(
+        schedule,
+        weight_decay=options.weight_decay,
+        weight_decay_mask=kernels,
+        trust_coefficient=options.trust_coefficient,
+        trust_ratio_mask=kernels,
+        momentum=options.momentum,
+    )
+    return optax.chain(adapted, optax.masked(optax.scale(options.head_lr_multiplier), _heads))
+
+
+def make_optimizer(schedule: Schedule, options: Optimizer) -> optax.GradientTransformation:
+    """The optimizer that the options name."""
+    return {"sgd": sgd, "lars": lars}[options.name](schedule, options)
+
+
+def _heads(params: dict[str, Any]) -> dict[str, Any]:
+    """True for every parameter outside of "backbone"."""
+    return {
+        name: jax.tree.map(lambda _, head=name != "backbone": head, branch) for name, branch in params.items()
+    }
 
 
 def scaled_lr(lr: float, batch_size: int, lr_batch_size: int) -> float:

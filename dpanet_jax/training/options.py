@@ -55,14 +55,18 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """SGD with the poly schedule; see `training.optimizer`."""
+    """SGD or LARS with the poly schedule; see `training.optimizer`."""
 
+    name: Annotated[
+        Literal["sgd", "lars"],
+        Option("sgd, as PyTorch's; lars: each layer a rate of its own, for batches of many hundreds"),
+    ] = "sgd"
     lr: Annotated[float, Option("learning rate of the backbone at the first step", least=0)] = 0.003
     lr_batch_size: Annotated[
         int, Option("batch size that lr is for, and scales linearly from; 0: lr as it is", least=0)
     ] = 0
     head_lr_multiplier: Annotated[float, Option("times lr: the rate of all but the backbone", least=0)] = 10.0
-    momentum: Annotated[float, Option("of SGD", least=0, below=1)] = 0.9
+    momentum: Annotated[float, Option("of SGD and LARS", least=0, below=1)] = 0.9
     weight_decay: Annotated[
         float, Option("on every parameter, added to the gradient as PyTorch does", least=0)
     ] = 1e-4
@@ -70,6 +74,16 @@ class Optimizer:
     warmup_steps: Annotated[
         int, Option("steps in which the rate rises linearly to the schedule", least=0)
     ] = 0
+    trust_coefficient: Annotated[
+        float, Option("of LARS: a layer's rate is lr times this, times the norms' ratio", above=0)
+    ] = 0.001
+
+    def __post_init__(self) -> None:
+        if self.name == "sgd" and self.trust_coefficient != type(self).trust_coefficient:
+            raise OptionError(
+                f"trust_coefficient={self.trust_coefficient!r}: sgd has none; set optimizer.name to lars, or "
+                f"leave it at its default, {type(self).trust_coefficient:g}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -216,6 +216,13 @@ def test_a_network_without_a_twin_is_refused_before_any_work(small_config, tmp_p
     assert not (tmp_path / "report").exists()
 
 
+def test_an_optimizer_without_a_twin_is_refused_before_any_work(small_config, tmp_path):
+    config = small_config()
+    config.optimizer.name = "lars"
+    with pytest.raises(ConfigError, match="config.optimizer.name=lars: the twin has sgd only"):
+        run.run(config, "random", tmp_path)
+
+
 def test_the_twin_s_protocol_is_evaluation_s():
     """The same ids and probabilities from the same weights, the images resized or as they are."""
     options = {"backbone": "resnet18", "width": 4, "reduce_channels": 8}

@@ -49,13 +49,13 @@ def test_every_verb_and_flag_exists(pages: dict[str, str], capsys: pytest.Captur
             if not word.startswith("--") or name not in flags[verb]:
                 unknown.append(f"{page}: {verb} {word}")
     assert not unknown
-    assert flags.keys() >= {"prepare", "train", "evaluate", "predict", "export-torch", "compare"}
+    assert flags.keys() >= {"prepare", "train", "evaluate", "predict", "export-torch", "plan", "compare"}
 
 
 def test_every_flag_in_the_text_is_one_of_a_verb(
     pages: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verbs = ("prepare", "train", "evaluate", "predict", "export-torch", "compare")
+    verbs = ("prepare", "train", "evaluate", "predict", "export-torch", "plan", "compare")
     known = {"version", "help", "VERB", "flag", "compare"}  # `--compare` is ./scripts/demo's.
     known |= {flag for verb in verbs for flag in flags_of(verb, capsys)}
     known |= {"keep-going", "fail-on-warning", "quiet"}  # Sphinx's.
@@ -84,7 +84,7 @@ def test_every_option_exists(pages: dict[str, str]) -> None:
 def test_the_training_commands_pass_the_checks(root: Path, pages: dict[str, str]) -> None:
     checked = 0
     for page, (verb, *words) in commands(pages):
-        if verb not in ("train", "compare"):
+        if verb not in ("train", "plan", "compare"):
             continue
         values = dict(word.removeprefix("--").split("=", 1) for word in words)
         file = root / values["config"]

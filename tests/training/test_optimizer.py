@@ -1,5 +1,6 @@
-"""SGD and the poly schedule against torch.optim's arithmetic, live and written out in NumPy."""
+"""SGD, LARS and the poly schedule against arithmetic written out in NumPy; SGD against torch.optim too."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,7 +10,15 @@ import optax
 import pytest
 
 from dpanet_jax.config import ConfigError
-from dpanet_jax.training.optimizer import poly_schedule, scaled_lr, schedule_for, sgd, total_steps
+from dpanet_jax.options import OptionError
+from dpanet_jax.training.optimizer import (
+    make_optimizer,
+    poly_schedule,
+    scaled_lr,
+    schedule_for,
+    sgd,
+    total_steps,
+)
 from dpanet_jax.training.options import Optimizer, Training
 
 STEPS, LR, POWER, MOMENTUM, DECAY = 12, 0.1, 0.9, 0.9, 0.01
@@ -94,3 +103,74 @@ def test_total_steps() -> None:
     assert total_steps(Training(batch_size=8, epochs=300, steps=7), 5) == 7
     with pytest.raises(ConfigError, match="batch_size=8 is more than the 5"):
         total_steps(Training(batch_size=8, epochs=1), 5)
+
+
+TRUST = 0.02
+LARS = dataclasses.replace(OPTIONS, name="lars", trust_coefficient=TRUST, warmup_steps=3, lr_batch_size=8)
+BATCH = 32  # four times the batch that the rate is for
+
+
+def layers() -> dict[str, dict[str, np.ndarray]]:
+    """Kernels, one of them all zeros, and what has one axis or none, in the backbone and in the head."""
+    rng = np.random.default_rng(3)
+    backbone = {"kernel": rng.normal(size=(3, 3, 2, 4)), "scale": rng.normal(size=4)}
+    head = {"kernel": np.zeros((4, 5)), "bias": rng.normal(size=5), "alpha": np.array(0.3)}
+    return {"backbone": backbone, "head": head}
+
+
+def layer_gradient(step: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(np.random.default_rng([step, *name.encode()]).normal(size=shape))
+
+
+def test_lars_written_out() -> None:
+    params = {(part, name): p for part, branch in layers().items() for name, p in branch.items()}
+    momentum = {key: np.zeros_like(p) for key, p in params.items()}
+    for step in range(STEPS):
+        lr = LR * (BATCH / 8) * (1 - step / STEPS) ** POWER * min(1, (step + 1) / 3)
+        for (part, name), p in params.items():
+            g = layer_gradient(step, part + name, p.shape)
+            if name == "kernel":
+                g = g + DECAY * p
+                size = np.sqrt(np.sum(p**2))
+                g = g * (TRUST * size / np.sqrt(np.sum(g**2)) if size else 1)
+            momentum[part, name] = MOMENTUM * momentum[part, name] + lr * g
+            params[part, name] = p - (10 if part == "head" else 1) * momentum[part, name]
+
+    with jax.enable_x64(True):
+        ours: Any = jax.tree.map(jnp.asarray, layers())
+        optimizer = make_optimizer(schedule_for(LARS, BATCH, STEPS), LARS)
+        state = optimizer.init(ours)
+        for step in range(STEPS):
+            grads = {
+                part: {name: jnp.asarray(layer_gradient(step, part + name, p.shape)) for name, p in b.items()}
+                for part, b in ours.items()
+            }
+            updates, state = optimizer.update(grads, state, ours)
+            ours = optax.apply_updates(ours, updates)
+    for (part, name), expected in params.items():
+        assert not np.allclose(expected, layers()[part][name])
+        np.testing.assert_allclose(ours[part][name], expected, rtol=1e-12)
+
+
+def test_the_scale_of_a_layer_does_not_change_how_far_lars_moves_it() -> None:
+    """A kernel changes by lr · trust_coefficient of its norm, however large its gradient is."""
+    options = Optimizer(name="lars", weight_decay=0, momentum=0, head_lr_multiplier=1, trust_coefficient=0.01)
+    params = {"backbone": {"kernel": jnp.ones((8, 8))}}
+    optimizer = make_optimizer(lambda _: jnp.asarray(2.0), options)
+    for size in (1e-6, 1.0, 1e6):
+        grads = jax.tree.map(lambda p, size=size: size * p, params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        np.testing.assert_allclose(updates["backbone"]["kernel"], -0.02, rtol=1e-5)
+
+
+def test_sgd_keeps_the_structure_of_its_checkpoints() -> None:
+    params = jax.tree.map(jnp.asarray, start())
+    schedule = schedule_for(OPTIONS, 8, STEPS)
+    state = make_optimizer(schedule, OPTIONS).init(params)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
+    assert paths == ["[1].trace['backbone']['w']", "[1].trace['head']['w']", "[3].count"]
+
+
+def test_sgd_refuses_an_option_of_lars() -> None:
+    with pytest.raises(OptionError, match="trust_coefficient=0.02: sgd has none"):
+        Optimizer(trust_coefficient=TRUST)
