@@ -116,7 +116,8 @@ class Checkpoints:
         # Copies in host memory: the next step may use up the arrays, and a checkpoint that holds plain
         # arrays is read on any number of devices.
         variables, opt_state = jax.tree.map(np.asarray, (state.variables, state.opt_state))
-        sums = {"model": checksums.of_tree(variables), "optimizer": checksums.of_tree(opt_state)}
+        sums: dict[str, Any] = {"step": step}
+        sums |= {"model": checksums.of_tree(variables), "optimizer": checksums.of_tree(opt_state)}
         sealed = checksums.sealed({**about, CHECKSUMS: sums})
         self._writing = step
         with self._failing_in_one_line():

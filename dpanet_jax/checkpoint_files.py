@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from dpanet_jax import checksums, paths
-from dpanet_jax.errors import DPANetError
+from dpanet_jax.errors import DPANetError, is_out_of_memory
 
 METRIC = "mean_iou"
 # What a score depends on beside the weights. Scores that differ in one of these are not compared.
@@ -29,6 +30,18 @@ MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", 
 
 CHECKSUMS = "checksums"
 _ABOUT = {"config", "classes", "data", "provenance", CHECKSUMS}
+
+# Errors of the operating system that say nothing of what a file holds.
+_NOT_NOW = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EINTR,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 
 
 class CheckpointError(DPANetError, ValueError):
@@ -225,11 +238,26 @@ def load_variables(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
 
 def first_line(error: BaseException) -> str:
     """What an error says, on one line; of TensorStore's long ones, what the operating system said."""
-    system = re.search(r"os_error_code='(\d+)'", str(error))
-    if system:
-        return os.strerror(int(system[1]))
+    code = _system_code(error)
+    if code is not None and not isinstance(error, OSError):
+        return os.strerror(code)
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _system_code(error: BaseException) -> int | None:
+    """The number of the operating system's error that an error is, or that TensorStore's text names."""
+    if isinstance(error, OSError):
+        return error.errno
+    named = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(named[1]) if named else None
+
+
+def _unreadable(folder: Path, reason: str, error: BaseException) -> CheckpointError:
+    """Damaged, or, where the checkpoint may be whole and cannot be read just now, a CheckpointError."""
+    if _system_code(error) in _NOT_NOW or is_out_of_memory(error):
+        return CheckpointError(f"{folder}: cannot be read ({reason})")
+    return Damaged(folder, reason)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -240,12 +268,15 @@ def _read_about(folder: Path) -> dict[str, Any]:
         # The place and the name of the file are those of Orbax's JsonCheckpointHandler.
         about = checksums.unsealed(json.loads((folder / "about" / "metadata").read_text(encoding="utf-8")))
     except OSError as error:
-        raise Damaged(folder, f"{error.strerror}: {error.filename}") from error
+        raise _unreadable(folder, f"{error.strerror}: {error.filename}", error) from error
     except (ValueError, RecursionError) as error:
         raise Damaged(folder, f"about/metadata: {first_line(error)}") from error
     odd = about.keys() - _ABOUT or {"config", "classes"} - about.keys()
     if odd or not all(isinstance(value, dict) for value in about.values()):
         raise Damaged(folder, "about/metadata: is not what training writes")
+    step = about.get(CHECKSUMS, {}).get("step", folder.name)
+    if folder.parent.name == "checkpoints" and str(step) != folder.name:
+        raise Damaged(folder, f"about/metadata: is of step {step}")
     return about
 
 
@@ -269,7 +300,7 @@ def _stored(folder: Path, name: str) -> Any:
         try:
             return reader.metadata(epath.Path(folder / name)).tree
         except Exception as error:  # of whatever kind Orbax trips over
-            raise Damaged(folder, f"{name}: {first_line(error)}") from error
+            raise _unreadable(folder, f"{name}: {first_line(error)}", error) from error
 
 
 def _read_arrays(folder: Path, name: str, like: Any, sums: Mapping[str, str] | None) -> Any:
@@ -281,7 +312,7 @@ def _read_arrays(folder: Path, name: str, like: Any, sums: Mapping[str, str] | N
                 epath.Path(folder / name), args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy)
             )
         except Exception as error:  # of whatever kind Orbax and TensorStore trip over
-            raise Damaged(folder, f"{name}: {first_line(error)}") from error
+            raise _unreadable(folder, f"{name}: {first_line(error)}", error) from error
     if sums and checksums.of_tree(tree) != sums:
         raise Damaged(folder, f"{name}: its arrays are not those that were written")
     return tree

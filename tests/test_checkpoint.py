@@ -3,7 +3,6 @@
 import errno
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -209,134 +208,74 @@ def test_one_of_an_earlier_version_is_read_whatever_devices_it_names(tmp_path: P
     jax.tree.map(np.testing.assert_array_equal, restored.variables, state(4, SIZE).variables)
 
 
-# ---- Damage
+# ---- Scores
 
 
 def saved(workdir: Path, *steps: int, **options: Any) -> Checkpoints:
-    """Checkpoints of these steps, all kept; the lines that are told are in `workdir / "told"`."""
-
-    def tell(line: str) -> None:
-        with open(workdir / "told", "a") as file:
-            file.write(line + "\n")
-
-    manager = Checkpoints(workdir, **{"keep_latest": 10, **options}, tell=tell)
+    """Checkpoints of these steps, all kept."""
+    manager = Checkpoints(workdir, **{"keep_latest": 10, **options})
     for step in steps:
         manager.save(state(step, size=SIZE), ABOUT)
     manager.wait()
     return manager
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+def test_a_score_that_is_not_a_number_never_displaces_one(tmp_path: Path) -> None:
+    with saved(tmp_path, 1, 2, 3, keep_latest=1) as manager:
+        pass
+    with Checkpoints(tmp_path) as manager:
+        for step, score in ((4, 0.4), (5, float("nan")), (6, 0.2), (7, float("nan"))):
+            manager.save(state(step), ABOUT)
+            manager.add_score(step, score, MEASURED if step < 7 else {"evaluation.absent": "zero"})
+    assert folders(tmp_path) == ["4", "7"]
+    assert checkpoint.find(tmp_path).name == "4"
+    assert (
+        json.loads((tmp_path / "checkpoints" / "7" / "metrics" / "metrics").read_text())["mean_iou"] is None
+    )
 
 
-def arrays(folder: Path) -> Path:
-    """The file that holds the numbers of the model."""
-    return max(folder.glob("model/ocdbt.process_0/d/*"), key=lambda p: p.stat().st_size)
-
-
-DAMAGE = {
-    "about missing": lambda f: shutil.rmtree(f / "about"),
-    "about cut short": lambda f: (f / "about" / "metadata").write_text('{"config": {"see'),
-    "about empty": lambda f: (f / "about" / "metadata").write_text(""),
-    "about of another kind": lambda f: (f / "about" / "metadata").write_text("[1]"),
-    "about changed": lambda f: (f / "about" / "metadata").write_text(
-        (f / "about" / "metadata").read_text().replace('"seed": 1', '"seed": 2')
-    ),
-    "about without its seal": lambda f: (f / "about" / "metadata").write_text(
-        json.dumps({**ABOUT, "sha257": "0"})
-    ),
-    "model missing": lambda f: shutil.rmtree(f / "model"),
-    "optimizer missing": lambda f: shutil.rmtree(f / "optimizer"),
-    "arrays missing": lambda f: arrays(f).unlink(),
-    "arrays cut short": lambda f: arrays(f).write_bytes(arrays(f).read_bytes()[:999]),
-    "a bit of an array": lambda f: flip(arrays(f)),
-    "a part of an array zeroed": lambda f: arrays(f).write_bytes(
-        arrays(f).read_bytes()[:40] + bytes(len(arrays(f).read_bytes()) - 40)
-    ),
-    "metadata garbage": lambda f: (f / "model" / "_METADATA").write_bytes(b"\x00\xff\xfe"),
-    "manifest cut short": lambda f: (f / "optimizer" / "manifest.ocdbt").write_bytes(b"\x0c"),
-    "empty folder": lambda f: (shutil.rmtree(f), f.mkdir()),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
-def test_a_run_goes_on_from_the_newest_whole_one(tmp_path: Path, kind: str) -> None:
-    with saved(tmp_path, 1, 2, 3) as manager:
-        DAMAGE[kind](tmp_path / "checkpoints" / "3")
-        assert checkpoint.damage(tmp_path / "checkpoints" / "3")
-        restored = manager.restore(state(0, size=SIZE))
-        assert restored.step == 2 and restored.about == ABOUT
-        jax.tree.map(np.testing.assert_array_equal, restored.variables, state(2, SIZE).variables)
-        assert folders(tmp_path) == ["1", "2"]
-        (line,) = (tmp_path / "told").read_text().splitlines()
-        assert line.startswith("the checkpoint of step 3 is damaged (")
-        assert line.endswith(f"put aside in {tmp_path / 'damaged' / '3'}, and the run goes on from step 2")
-        manager.save(state(3, size=SIZE), ABOUT)
+def test_scores_are_compared_like_with_like(tmp_path: Path) -> None:
+    """Measured in another way, a higher score of before is not the best any more."""
+    with Checkpoints(tmp_path, keep_latest=1) as manager:
+        manager.save(state(1), ABOUT)
+        manager.add_score(1, 0.9, {"evaluation.absent": "exclude"})
+        manager.save(state(2), ABOUT)
         manager.wait()
-        assert manager.restore(state(0, size=SIZE)).step == 3
+        assert folders(tmp_path) == ["1", "2"] and checkpoint.find(tmp_path).name == "1"
+        manager.add_score(2, 0.3, {"evaluation.absent": "zero"})
+        manager.save(state(3), ABOUT)
+        manager.add_score(3, 0.2, {"evaluation.absent": "zero"})
+    assert folders(tmp_path) == ["2", "3"] and checkpoint.find(tmp_path).name == "2"
 
 
-def test_where_none_is_whole_that_is_said_and_its_advice_works(tmp_path: Path) -> None:
-    with saved(tmp_path, 1, 2) as manager:
-        shutil.rmtree(tmp_path / "checkpoints" / "1" / "model")
-        shutil.rmtree(tmp_path / "checkpoints" / "2" / "about")
-        words = (
-            rf"no checkpoint is whole \(step 2: .*about.*; step 1: model: .*remove {tmp_path}/checkpoints to"
-        )
-        for read in (lambda: manager.restore(state(0, size=SIZE)),):
-            with pytest.raises(CheckpointError, match=words) as error:
-                read()
-            assert "\n" not in str(error.value)
-        assert folders(tmp_path) == ["1", "2"], "nothing is moved where nothing goes on"
-    shutil.rmtree(tmp_path / "checkpoints")
-    assert checkpoint.newest_about(tmp_path / "checkpoints") is None
-
-
-def test_a_damaged_best_is_put_aside_too(tmp_path: Path) -> None:
+def test_a_score_that_cannot_be_read_is_kept_and_is_not_the_best(tmp_path: Path) -> None:
     with saved(tmp_path, 1, 2, 3) as manager:
         for step, score in ((1, 0.5), (2, 0.9), (3, 0.1)):
             manager.add_score(step, score, MEASURED)
-        flip(arrays(tmp_path / "checkpoints" / "2"))
-        assert manager.restore(state(0, size=SIZE)).step == 3
-    assert folders(tmp_path) == ["1", "3"]
+    file = tmp_path / "checkpoints" / "2" / "metrics" / "metrics"
+    file.write_text(file.read_text().replace("0.9", "0.8"))
+    assert checkpoint.read_score(tmp_path / "checkpoints" / "2") is None
     assert checkpoint.find(tmp_path).name == "1"
-    assert "step 2 is damaged (model: its arrays are not those" in (tmp_path / "told").read_text()
+    with Checkpoints(tmp_path) as manager:
+        assert manager.has_score(3) and not manager.has_score(2)
+    assert folders(tmp_path) == ["1", "2", "3"]
 
 
-def test_another_network_is_no_damage(tmp_path: Path) -> None:
-    """However old the checkpoint is: those that do not fit stay where they are."""
-    with saved(tmp_path, 1, 2) as manager:
-        with pytest.raises(CheckpointError, match="no run can go on from it here"):
-            manager.restore(state(0, size=4))
-        about = tmp_path / "checkpoints" / "2" / "about" / "metadata"
-        about.write_text(json.dumps(ABOUT))  # As before there were checksums.
-        with pytest.raises(CheckpointError, match="no run can go on from it here"):
-            manager.restore(state(0, size=4))
-        assert manager.restore(state(0, size=SIZE)).step == 2
-    assert folders(tmp_path) == ["1", "2"]
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    for name in ("3.orbax-checkpoint-tmp", "2.orbax-checkpoint-tmp-17", "1.removed"):
-        (tmp_path / "checkpoints" / name / "model").mkdir(parents=True)
-    Checkpoints(tmp_path, writes=False).close()
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
-    Checkpoints(tmp_path).close()
-    assert list((tmp_path / "checkpoints").iterdir()) == []
-
-
-def test_only_folders_that_are_named_as_steps_are_steps(tmp_path: Path) -> None:
-    for name in ("7", "12", "0", "007", "٣", "8.bak", "8 (copy)", "-1"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "9").write_text("")
-    assert checkpoint.steps_of(tmp_path) == [0, 7, 12]
-    assert checkpoint.steps_of(tmp_path / "nowhere") == []
-
-
-# ---- Scores
+def test_a_score_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Orbax wrote {"mean_iou": …}; the mean was over the classes that are there."""
+    config = {
+        "data": {"val_split": "val"},
+        "evaluation": {"protocol": "whole", "base_size": 0, "absent": "zero"},
+    }
+    with Checkpoints(tmp_path) as manager:
+        manager.save(state(1), {**ABOUT, "config": config})
+        manager.wait()
+    folder = tmp_path / "checkpoints" / "1"
+    (folder / "metrics").mkdir()
+    (folder / "metrics" / "metrics").write_text('{"mean_iou": 0.25}')
+    score = checkpoint.read_score(folder)
+    assert score and score.mean_iou == 0.25
+    assert score.measured == {**checkpoint.measured_by(config), "evaluation.absent": "exclude"}
 
 
 def test_a_checkpoint_holds_what_the_state_was_when_it_was_saved(tmp_path: Path) -> None:
