@@ -12,7 +12,7 @@ from absl import flags, logging
 from dpanet_jax import config as config_lib
 from dpanet_jax import paths
 from dpanet_jax.command_line import config_flag, parse, require_flags, string_flag
-from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory
+from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory, printable
 from dpanet_jax.options import did_you_mean
 from dpanet_jax.version import version_line
 
@@ -89,7 +89,7 @@ def _words(error: BaseException) -> str:
     """What is said of an error: the package's own as written (DataError lists files), others on one line."""
     if isinstance(error, DPANetError):
         return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _parse(verb: str, argv: list[str], define: Callable[..., None]) -> flags.FlagValues:

@@ -14,11 +14,21 @@ class DPANetError(Exception):
 
     # KeyError's and OSError's own texts quote or number what was said; a subclass of either says it plainly.
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
     # As it is: a subclass may be made of other arguments than its text, and worker processes send errors.
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters, and what no terminal can show, written as Python would.
+
+    Names and contents of files come into messages as they are, whatever they hold. Line ends stay.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 def _rebuilt(kind: type[DPANetError], args: tuple[Any, ...], attributes: dict[str, Any]) -> DPANetError:

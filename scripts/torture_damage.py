@@ -19,6 +19,7 @@ from dpanet_jax import checkpoint, models
 from dpanet_jax import config as config_lib
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.data import finder, images, pipeline
+from dpanet_jax.data.listing import DataError
 from dpanet_jax.data.prepare import prepare
 from dpanet_jax.data.split import open_split
 from dpanet_jax.errors import DPANetError
@@ -90,6 +91,19 @@ def make_source(folder: Path, train: int, val: int) -> Path:
     return folder
 
 
+def with_lists(source: Path, folder: Path) -> Path:
+    """The same images and labels in one folder each, with a list of names for each split."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+        for path in (source / kind).rglob("*.png"):
+            shutil.copy(path, folder / kind / f"{path.parent.name}_{path.name}")
+    shutil.copy(source / "classes.csv", folder)
+    for split in ("train", "val"):
+        names = sorted(path.stem for path in (folder / "images").glob(f"{split}_*"))
+        (folder / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return folder
+
+
 def damaged(content: bytes, others: list[bytes], rng: random.Random) -> tuple[bytes, str]:
     """The content after one fault, and which that was."""
     data, size = bytearray(content), len(content)
@@ -118,9 +132,9 @@ def damaged(content: bytes, others: list[bytes], rng: random.Random) -> tuple[by
     return bytes(data), fault
 
 
-def damage_one(folder: Path, rng: random.Random) -> tuple[Path, str]:
+def damage_one(folder: Path, rng: random.Random, pattern: str = "*") -> tuple[Path, str]:
     """Damages one file of a folder: its content, its name, its kind, or that it is there."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob(pattern) if path.is_file())
     path = rng.choice(files)
     fault = rng.choice(("content",) * 6 + ("missing", "renamed", "a folder", "a broken link"))
     if fault == "content":
@@ -143,6 +157,7 @@ class Fixtures:
 
     def __init__(self, place: Path, data: Path) -> None:
         self.source = make_source(place / "source", train=3, val=2)
+        self.listed = with_lists(self.source, place / "listed")
         self.data = data
         self.images = place / "images"
         self.images.mkdir()
@@ -214,14 +229,16 @@ def image(fixtures: Fixtures, rng: random.Random, folder: Path) -> str:
 
 
 def source(fixtures: Fixtures, rng: random.Random, folder: Path) -> str:
-    """An image, a label or the class file of a folder that is prepared."""
-    shutil.copytree(fixtures.source, folder / "in")
-    path, fault = damage_one(folder / "in", rng)
+    """An image, a label, the class file or a list of a folder that is prepared."""
+    lists = rng.random() < 0.5
+    shutil.copytree(fixtures.listed if lists else fixtures.source, folder / "in")
+    # The few files that are no pictures are worth as many cases as the many that are.
+    path, fault = damage_one(folder / "in", rng, "*.txt" if lists and rng.random() < 0.5 else "*")
     record(f"{path.relative_to(folder / 'in')} {fault}")
     data = folder / "data"
     try:
         prepare("folder", data, source=folder / "in", quiet=True)
-    except DPANetError:
+    except (DPANetError, OSError):
         left = [str(p.relative_to(data)) for p in data.rglob("*") if p.is_file() and p.stat().st_size]
         require(not left, f"half-written: {left}")
         raise
@@ -342,14 +359,20 @@ def outcomes(place: Path, data: Path, first: int, count: int, seed: int) -> Iter
         try:
             outcome = KINDS[kind][1](fixtures, random.Random(f"{seed} {case}"), folder)
         except (DPANetError, OSError) as error:
-            outcome, words = "refused", str(error)
-            if not words.strip():
-                outcome = "fault"
+            words = str(error)
+            outcome = "refused" if is_clear(error) else "fault"
         except BaseException as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             outcome = "fault"
             words = f"{type(error).__name__}: {str(error)[:300]} ({where.filename}:{where.lineno})"
         yield {"case": case, "kind": kind, "what": "".join(_what), "outcome": outcome, "words": words[:400]}
+
+
+def is_clear(error: Exception) -> bool:
+    """Whether an error says something, in printable text, on one line; a DataError may list files."""
+    lines = str(error).splitlines()
+    one = len(lines) == 1 or (isinstance(error, DataError) and len(lines) > 1)
+    return one and all(line.strip() and line.isprintable() for line in lines)
 
 
 def require(holds: Any, words: str) -> None:

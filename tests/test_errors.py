@@ -89,3 +89,11 @@ def test_an_error_comes_out_of_a_worker_process_as_it_was(error: DPANetError) ->
 )
 def test_what_says_that_memory_ran_out(error: Exception, is_one: bool) -> None:
     assert is_out_of_memory(error) == is_one
+
+
+def test_what_no_terminal_can_show_is_written_out() -> None:
+    """Bytes of a file, an escape sequence, and a name that is not of UTF-8."""
+    name = b"a\xff.png".decode("utf-8", "surrogateescape")
+    error = DPANetError(f"{name}: \x1b[31mred\x00, “grün” 路\n  and more")
+    assert str(error) == "a\\udcff.png: \\x1b[31mred\\x00, “grün” 路\n  and more"
+    str(error).encode("utf-8")
