@@ -17,7 +17,7 @@ from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation.options import Evaluation
 from dpanet_jax.interop.options import Pretrained
 from dpanet_jax.options import KINDS, Declared, Option, OptionError, declared, did_you_mean, read
-from dpanet_jax.training.options import Checkpoint, Loss, Optimizer, Run, Training
+from dpanet_jax.training.options import Checkpoint, Loss, Optimizer, Run, Sharding, Training
 from dpanet_jax.version import __version__
 
 # Whose options stand in each section of the config; "" is the config itself. Those of `model` and of
@@ -29,6 +29,7 @@ _SECTIONS: dict[str, type] = {
     "loss": Loss,
     "optimizer": Optimizer,
     "training": Training,
+    "sharding": Sharding,
     "evaluation": Evaluation,
     "checkpoint": Checkpoint,
 }
@@ -50,6 +51,7 @@ class Sections:
     loss_options: Loss
     optimizer: Optimizer
     training: Training
+    sharding: Sharding
     evaluation: Evaluation
     checkpoint: Checkpoint
 
@@ -149,6 +151,7 @@ def sections(config: ConfigDict) -> Sections:
         loss={term: weights[term] for term in terms},
         optimizer=read_sections["optimizer"],
         training=read_sections["training"],
+        sharding=read_sections["sharding"],
         evaluation=read_sections["evaluation"],
         checkpoint=read_sections["checkpoint"],
     )

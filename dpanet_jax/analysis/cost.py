@@ -76,8 +76,9 @@ def compile_step(
     options = dataclasses.replace(
         options, training=dataclasses.replace(options.training, batch_size=batch_size)
     )
+    on_devices = layout.Jit(devices, options.sharding)
     # The length of the schedule is a constant in the program: any will do.
-    computed = build.computation(options, num_classes, num_steps=max(1, options.training.steps))
+    computed = build.computation(options, num_classes, max(1, options.training.steps), on_devices)
     height, width = options.data.crop_size
     state = jax.eval_shape(
         lambda rng: TrainState.create(
@@ -91,7 +92,7 @@ def compile_step(
         "extent": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
     }
     products = count_products(jax.make_jaxpr(computed.train_step)(state, batch).jaxpr) / len(devices)
-    lowered = layout.Jit(devices).compile(computed.train_step).lower(state, batch)  # type: ignore[attr-defined]
+    lowered = on_devices.compile(computed.train_step, state).lower(state, batch)  # type: ignore[attr-defined]
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -196,6 +197,10 @@ def _size(text: str) -> int:
 def _bytes_of(tree: Any, shardings: Any) -> int:
     """Bytes on one device of arrays that lie as `shardings`, a tree of the same structure, says."""
     total = 0
-    for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True):
+    # An array that the program does not need has no sharding, and takes no room.
+    laid = jax.tree.leaves(shardings, is_leaf=lambda sharding: sharding is None)
+    for leaf, sharding in zip(jax.tree.leaves(tree), laid, strict=True):
+        if sharding is None:
+            continue
         total += math.prod(sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
     return total

@@ -75,7 +75,12 @@ def require_valid(config: ConfigDict) -> None:
     config_lib.check_config(config, starts=False)
     options = config_lib.sections(config)
     training = options.training
-    layout.require_even_batches(training.batch_size, training.accumulate_steps, options.evaluation.batch_size)
+    layout.require_even_batches(
+        training.batch_size,
+        training.accumulate_steps,
+        options.evaluation.batch_size,
+        options.sharding.space,
+    )
 
 
 def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
@@ -94,9 +99,10 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     classes = train_split.classes
     config_lib.check_class_weights(options.loss_options.class_weights, classes.names, data.dataset)
     steps = total_steps(training, len(train_split))
-    on_devices = layout.LAYOUTS[options.run.parallelism]()
-    computed = computation(options, len(classes.names), steps, on_devices.axis_name)
+    on_devices = layout.make(options.run.parallelism, options.sharding)
+    computed = computation(options, len(classes.names), steps, on_devices)
     model = computed.model
+    state = TrainState.create(initial_variables(options, model, pretrained), computed.optimizer)
     return Parts(
         options=options,
         train_split=train_split,
@@ -108,9 +114,9 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
         schedule=computed.schedule,
         optimizer=computed.optimizer,
         layout=on_devices,
-        train_step=on_devices.compile(computed.train_step),
+        train_step=on_devices.compile(computed.train_step, state),
         batches=training_batches(options, train_split, on_devices.block),
-        initial_state=TrainState.create(initial_variables(options, model, pretrained), computed.optimizer),
+        initial_state=state,
         protocol=protocols.make(options.evaluation.protocol, model, base_size=options.evaluation.base_size),
         drawn=pictures.chosen(options.run.pictures, len(val_split)),
         about={
@@ -122,7 +128,7 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
 
 
 class Computation(NamedTuple):
-    """What of a run needs no data and no device: `plan` compiles it for machines that are not there."""
+    """What of a run needs no data, and devices that need not be there: `plan` compiles it."""
 
     model: Any  # what `models.build` returns
     schedule: Schedule
@@ -130,13 +136,8 @@ class Computation(NamedTuple):
     train_step: TrainStep  # not compiled
 
 
-def computation(
-    options: Sections, num_classes: int, num_steps: int, axis_name: str | None = None
-) -> Computation:
-    """The training step that a config describes, for so many classes and optimizer steps in all.
-
-    `axis_name` is the axis that `pmap` maps; None under `jit`.
-    """
+def computation(options: Sections, num_classes: int, num_steps: int, on_devices: Layout) -> Computation:
+    """The training step that a config describes, for so many classes and optimizer steps in all."""
     training = options.training
     make_model = functools.partial(
         models.build,
@@ -147,14 +148,16 @@ def computation(
     schedule = schedule_for(options.optimizer, training.batch_size, num_steps)
     optimizer = make_optimizer(schedule, options.optimizer)
     train_step = make_train_step(
-        make_model(axis_name=axis_name),
+        make_model(axis_name=on_devices.axis_name),
         optimizer,
         schedule,
         options.loss,
         class_weights=options.loss_options.class_weights,
         seed=options.run.seed,
         accumulate_steps=training.accumulate_steps,
-        axis_name=axis_name,
+        axis_name=on_devices.axis_name,
+        gather=on_devices.gather,
+        scatter=on_devices.scatter,
     )
     return Computation(make_model(), schedule, optimizer, train_step)
 

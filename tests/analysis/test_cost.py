@@ -40,12 +40,18 @@ def conv_state_and_step() -> tuple[TrainState, layout.Batch, Any]:
         return TrainState(state.step + 1, params, state.batch_stats, opt_state), {"loss": loss}
 
     image = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, CHANNELS[0]), jnp.float32)
+    label = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE), jnp.uint8)
+    extent = jax.ShapeDtypeStruct((BATCH, 2), jnp.int32)
 
     def init(rng: jax.Array) -> TrainState:
         params = model.init(rng, jnp.zeros(image.shape))["params"]
         return TrainState.create({"params": params, "batch_stats": {}}, optimizer)
 
-    return jax.eval_shape(init, jax.random.key(0)), {"image": image}, train_step
+    return (
+        jax.eval_shape(init, jax.random.key(0)),
+        {"image": image, "label": label, "extent": extent},
+        train_step,
+    )
 
 
 # A multiplication and an addition for each output, kernel position and input channel: of both convolutions
@@ -59,7 +65,7 @@ KERNELS = 9 * (3 * 8 + 8 * 12)
 def conv_cost() -> Cost:
     state, batch, train_step = conv_state_and_step()
     products = cost_lib.count_products(jax.make_jaxpr(train_step)(state, batch).jaxpr) / 8
-    compiled = layout.Jit().compile(train_step).lower(state, batch).compile()  # type: ignore[attr-defined]
+    compiled = layout.Jit().compile(train_step, state).lower(state, batch).compile()  # type: ignore[attr-defined]
     return cost_lib.measure(compiled, state, batch, products, 1, 8)
 
 
@@ -85,7 +91,7 @@ def test_bytes_of_the_state_and_of_a_devices_part_of_the_batch(conv_cost: Cost) 
     memory = conv_cost.memory
     assert memory.optimizer == 4 * KERNELS + 4  # momentum, and the step's count
     assert memory.statistics == 0
-    assert memory.batch == 2 * SIZE * SIZE * 3 * 4
+    assert memory.batch == 2 * SIZE * SIZE * 3 * 4  # the label is not used
     assert memory.temporaries > 2 * 18 * 18 * 8 * 4  # the activation that the backward pass needs
     parts = (memory.parameters, memory.optimizer, memory.batch, memory.temporaries)
     assert memory.total >= sum(parts)
