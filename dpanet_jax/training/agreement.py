@@ -11,6 +11,7 @@ from dpanet_jax.training.build import Parts
 
 # What each host may have of its own: where its disks are, and how it reads them.
 _OWN = ("data.data_dir", "data.num_workers")
+_DIGITS = 16  # of a checksum, so that a line can hold two
 
 
 def require_same_request(config: ConfigDict) -> None:
@@ -36,11 +37,10 @@ def require_same_contents(parts: Parts) -> None:
     if hosts.count() == 1:
         return  # The weights' checksum costs a moment.
     data = parts.options.data
+    weights = checksums.of_tree(parts.initial_state.to_host().params)["content"]
     contents = {
-        f"the checksum of {data.dataset} {data.train_split}": parts.train_split.fingerprint,
-        f"the checksum of {data.dataset} {data.val_split}": parts.val_split.fingerprint,
-        "the checksum of the first weights": checksums.of_tree(parts.initial_state.to_host().params)[
-            "content"
-        ],
+        f"the checksum of {data.dataset} {data.train_split}": parts.train_split.fingerprint[:_DIGITS],
+        f"the checksum of {data.dataset} {data.val_split}": parts.val_split.fingerprint[:_DIGITS],
+        "the checksum of the first weights": weights[:_DIGITS],
     }
     hosts.require_equal(contents, "all hosts must read the same data and the same weights")
