@@ -200,18 +200,26 @@ def evaluate(argv: list[str]) -> None:
     from dpanet_jax.evaluation import report
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
 
-    model = _trained(values, values.base_size, values.protocol)
-    config = model.config
-    name = values.split or config.data.val_split
-    split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
-    model.check_classes(split.name, split.classes)
-    evaluated = evaluate_split(
-        model.protocol,
-        model.device_variables,
-        split,
-        values.batch_size or config.evaluation.batch_size,
-        progress=_with_progress("batch"),
-    )
+    with hosts.agreed():
+        model = _trained(values, values.base_size, values.protocol)
+        config = model.config
+        name = values.split or config.data.val_split
+        split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
+        model.check_classes(split.name, split.classes)
+    batch_size = values.batch_size or config.evaluation.batch_size
+    asked = {
+        "the checkpoint": model.folder.name,
+        "the protocol": (model.protocol.name, model.base_size),
+        "the batch size": batch_size,
+        f"the checksum of {config.data.dataset} {name}": split.fingerprint[:16],
+    }
+    hosts.require_equal(hosts.code() | asked, "start all hosts with the same command, code and data")
+    with hosts.lost_in_one_line():
+        evaluated = evaluate_split(
+            model.protocol, model.device_variables, split, batch_size, progress=_with_progress("batch")
+        )
+    if hosts.index() > 0:
+        return
     title = f"{config.data.dataset} {name}, protocol {model.protocol.name}, step {model.step}"
     report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent)
     written = report.write_report(model, evaluated.matrix, paths.local(values.workdir), name)

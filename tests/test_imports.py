@@ -32,7 +32,7 @@ WITHIN_BOTTOM = {
     "checkpoint_files": {"checksums", "paths", "errors"},
     "checksums": set(),
     "progress": {"hosts"},
-    "hosts": {"errors"},
+    "hosts": {"errors", "version"},
     "paths": {"errors"},
     "options": {"errors"},
     "errors": set(),

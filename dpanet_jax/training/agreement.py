@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from dpanet_jax import checksums, hosts, version
+from dpanet_jax import checksums, hosts
 from dpanet_jax import config as config_lib
 from dpanet_jax.training.build import Parts
 
@@ -18,9 +17,7 @@ def require_same_request(config: ConfigDict) -> None:
     """Raises HostsDiffer where a host was started with another config, code or JAX than host 0."""
     asked = config_lib.flatten(config_lib.to_dict(config))
     values = {f"config.{key}": value for key, value in asked.items() if key not in _OWN}
-    values |= {f"dpanet_jax's {name}": value for name, value in version.provenance().items()}
-    values |= {"JAX's version": jax.__version__}
-    hosts.require_equal(values, "start all hosts with the same command and the same code")
+    hosts.require_equal(hosts.code() | values, "start all hosts with the same command and the same code")
 
 
 def of_this_host(values: dict[str, Any], config: ConfigDict) -> ConfigDict:

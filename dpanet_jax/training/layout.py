@@ -41,7 +41,7 @@ def require_even_batches(
     here = jax.local_device_count()
     if here % space and space % here:
         raise ConfigError(
-            f"config.sharding.space={space}: it must be a multiple of the {here} devices of a host, or divide them"
+            f"config.sharding.space={space} must be a multiple of a host's {here} devices, or divide them"
         )
     parts = devices // space * accumulate_steps
     if batch_size % parts:
