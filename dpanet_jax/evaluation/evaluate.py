@@ -34,9 +34,9 @@ def evaluate(
 ) -> Evaluated:
     """Every image once, padding never, over all processes; `batch_size` is of all of them together.
 
-    `variables` are what `protocol.put` returned; `keep` the indices of examples to keep; `progress` wraps
-    the iterable of batches. Raises UsageError for a split without labels or a batch that does not split evenly
-    over the hosts, and OutOfMemory.
+    variables: what `protocol.put` returned. keep: the indices of examples to keep. progress: wraps the iterable
+    of batches. Raises UsageError for a split without labels, or a batch that does not split evenly over the
+    hosts, and OutOfMemory.
     """
     if batch_size % hosts.count():
         raise UsageError(
