@@ -34,14 +34,14 @@ def evaluate(
 ) -> Evaluated:
     """Every image once, padding never, over all processes; `batch_size` is of all of them together.
 
-    variables: what `protocol.put` returned. keep: the indices of examples to keep. progress: wraps the iterable
-    of batches. Raises UsageError for a split without labels, or a batch that does not split evenly over the
-    hosts, and OutOfMemory.
+    variables: what `protocol.put` returned. keep: the indices of examples to keep. progress: wraps the
+    iterable of batches. Raises UsageError for a split without labels, or a batch that does not split evenly
+    over the hosts, and OutOfMemory.
     """
     if batch_size % hosts.count():
         raise UsageError(
-            f"a batch of {batch_size} (--batch_size, config.evaluation.batch_size) does not split evenly over "
-            f"{hosts.count()} hosts"
+            f"a batch of {batch_size} (--batch_size, config.evaluation.batch_size) does not split evenly "
+            f"over {hosts.count()} hosts"
         )
     matrix = ConfusionMatrix(len(split.classes.names))
     kept = {}
