@@ -18,6 +18,7 @@ BOTTOM = [
     "checkpoint_files",
     "checksums",
     "progress",
+    "hosts",
     "paths",
     "options",
     "errors",
@@ -27,10 +28,11 @@ BOTTOM = [
 # What the bottom's members import of each other, and nothing else of the package.
 WITHIN_BOTTOM = {
     "models": {"options", "imagenet"},
-    "checkpoint": {"checkpoint_files", "checksums", "paths", "errors"},
+    "checkpoint": {"checkpoint_files", "checksums", "hosts", "paths", "errors"},
     "checkpoint_files": {"checksums", "paths", "errors"},
     "checksums": set(),
-    "progress": set(),
+    "progress": {"hosts"},
+    "hosts": {"errors"},
     "paths": {"errors"},
     "options": {"errors"},
     "errors": set(),
@@ -45,6 +47,7 @@ CONFIG_READERS = {
     "analysis.plan",
     "analysis.worker",
     "compare.run",
+    "training.agreement",
     "training.build",
     "training.imported",
     "training.loop",
@@ -128,7 +131,7 @@ def test_a_config_is_read_in_few_places():
     for name, path in MODULES.items():
         if "ConfigDict" in path.read_text(encoding="utf-8"):
             allowed = {"config", "analysis.plan", "compare.run"} | {
-                f"training.{module}" for module in ("build", "loop", "imported")
+                f"training.{module}" for module in ("agreement", "build", "loop", "imported")
             }
             assert name in allowed, name
 

@@ -115,7 +115,7 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
         optimizer=computed.optimizer,
         layout=on_devices,
         train_step=on_devices.compile(computed.train_step, state),
-        batches=training_batches(options, train_split),
+        batches=training_batches(options, train_split, on_devices.block),
         initial_state=state,
         protocol=protocols.make(options.evaluation.protocol, model, base_size=options.evaluation.base_size),
         drawn=pictures.chosen(options.run.pictures, len(val_split)),
@@ -162,15 +162,18 @@ def computation(options: Sections, num_classes: int, num_steps: int, on_devices:
     return Computation(make_model(), schedule, optimizer, train_step)
 
 
-def training_batches(options: Sections, split: Split) -> pipeline.TrainBatches:
-    """The batches that a config trains on, of this process: an endless iterator with a state."""
+def training_batches(
+    options: Sections, split: Split, block: tuple[int, int] = (0, 1)
+) -> pipeline.TrainBatches:
+    """The batches that a config trains on, of them block (index, count): an endless iterator with a state."""
     return pipeline.train_batches(
         split,
         augmentation_of(options.data),
         batch_size=options.training.batch_size,
         seed=options.run.seed,
         num_workers=options.data.num_workers,
-        **layout.rows_to_read(),
+        block=block[0],
+        num_blocks=block[1],
     )
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dpanet_jax import hosts
 from dpanet_jax.config import ConfigError
 from dpanet_jax.training.options import Sharding
 from dpanet_jax.training.state import TrainState
@@ -37,6 +38,12 @@ def require_even_batches(
     devices = jax.device_count()
     if devices % space:
         raise ConfigError(f"config.sharding.space={space} does not divide the {devices} devices")
+    local = jax.local_device_count()
+    if max(space, local) % min(space, local):
+        raise ConfigError(
+            f"config.sharding.space={space} neither divides the {local} devices of a host nor is a multiple of"
+            " them, and hosts read whole images"
+        )
     parts = devices // space * accumulate_steps
     if batch_size % parts:
         shared = f" / config.sharding.space={space}" if space > 1 else ""
@@ -45,16 +52,16 @@ def require_even_batches(
             f"devices{shared} × config.training.accumulate_steps={accumulate_steps}: use a multiple of "
             f"{parts}, or show JAX fewer devices (CUDA_VISIBLE_DEVICES=0)"
         )
-    if evaluation_batch_size % jax.process_count():
+    if evaluation_batch_size % hosts.count():
         raise ConfigError(
             f"config.evaluation.batch_size={evaluation_batch_size} is not a multiple of the"
-            f" {jax.process_count()} hosts"
+            f" {hosts.count()} hosts"
         )
 
 
-def rows_to_read() -> dict[str, int]:
-    """Which rows of the global batch this host reads, process_index::process_count: arguments of `data`."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def in_order(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """The devices host by host, so that each host's rows of a batch are one contiguous block."""
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 class Jit:
@@ -69,12 +76,11 @@ class Jit:
     def __init__(
         self, devices: Sequence[jax.Device] | None = None, sharding: Sharding = _NOTHING_MORE
     ) -> None:
-        devices = sorted(
-            jax.devices() if devices is None else devices, key=lambda each: (each.process_index, each.id)
-        )
         # Auto and not make_mesh's default, Explicit: nn.Conv's gradient does not take the latter.
         self.mesh = Mesh(
-            np.asarray(devices).reshape(-1, sharding.space), (AXIS, SPACE), axis_types=(AxisType.Auto,) * 2
+            np.asarray(in_order(jax.devices()) if devices is None else devices).reshape(-1, sharding.space),
+            (AXIS, SPACE),
+            axis_types=(AxisType.Auto,) * 2,
         )
         self.sharding = sharding
         self.whole = NamedSharding(self.mesh, PartitionSpec())
@@ -120,15 +126,37 @@ class Jit:
         )
 
     def put_state(self, state: TrainState) -> TrainState:
-        """A host's or a device's copy of the state → the copy that the compiled step takes."""
-        return jax.device_put(state, self.state_shardings(state))
+        """The state in host memory, the same on every host → the copy that the compiled step takes."""
+
+        def put(x: Any, sharding: NamedSharding) -> jax.Array:
+            x = np.asarray(x)
+            return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+        return jax.tree.map(put, state, self.state_shardings(state))
 
     def put_batch(self, batch: Batch) -> Batch:
-        """This process's rows (B / processes, …) → arrays of the global batch (B, …)."""
-        return {
-            key: jax.make_array_from_process_local_data(self.batch_shardings[key], value)
-            for key, value in batch.items()
-        }
+        """This host's block of rows (B / blocks, …) → arrays of the global batch (B, …)."""
+        block, blocks = self.block
+
+        def put(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+            first = block * len(rows)
+
+            def part(index: Any) -> np.ndarray:
+                start, stop, _ = index[0].indices(len(rows) * blocks)
+                return rows[(slice(start - first, stop - first), *index[1:])]
+
+            return jax.make_array_from_callback((len(rows) * blocks, *rows.shape[1:]), sharding, part)
+
+        return {key: put(value, self.batch_shardings[key]) for key, value in batch.items()}
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """(index, count): which of how many contiguous blocks of the global batch's rows this host reads.
+
+        Hosts that share images, where `space` is more than the devices of one, read the same rows.
+        """
+        sharing = max(1, self.sharding.space // jax.local_device_count())
+        return hosts.index() // sharing, hosts.count() // sharing
 
     def take_state(self, state: TrainState) -> TrainState:
         """The inverse of `put_state`: the state as plain arrays, each of them whole."""
@@ -156,12 +184,13 @@ class Jit:
 
 
 class Pmap:
-    """One replica a device; the step itself reduces over the axis "data"."""
+    """One replica a device, of all hosts; the step itself reduces over the axis "data"."""
 
     axis_name: str | None = AXIS
 
     def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
-        self.devices = list(jax.local_devices() if devices is None else devices)
+        self.devices = in_order(jax.devices()) if devices is None else list(devices)
+        self.local = [device for device in self.devices if device.process_index == jax.process_index()]
 
     def gather(self, params: Any) -> Any:
         """As `Jit.gather`: they are whole."""
@@ -178,20 +207,25 @@ class Pmap:
         )
 
     def put_state(self, state: TrainState) -> TrainState:
-        """A host's or a device's copy of the state → a copy for each device, stacked on a first axis."""
-        split = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS))
-        count = len(self.devices)
+        """The state in host memory → a copy for each of this host's devices, stacked on a first axis."""
+        split = NamedSharding(_mesh(self.local), PartitionSpec(AXIS))
+        count = len(self.local)
         stacked = jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), state)
         return jax.device_put(stacked, split)
 
     def put_batch(self, batch: Batch) -> Batch:
-        """This process's rows (b, …) → (devices, b / devices, …)."""
-        count = len(self.devices)
+        """This host's block of rows (b, …) → (its devices, b / devices, …)."""
+        count = len(self.local)
         return {key: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for key, x in batch.items()}
 
     def take_state(self, state: TrainState) -> TrainState:
         """The inverse of `put_state`: the state as plain, unstacked arrays."""
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).reshape(x.shape[1:]), state)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """(index, count): which of how many contiguous blocks of the global batch's rows this host reads."""
+        return hosts.index(), hosts.count()
 
 
 Layout: TypeAlias = Jit | Pmap

@@ -79,6 +79,8 @@ def make_train_step(
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if axis_name is not None:
+            require_every_device(axis_name)
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         num_valid = over_devices(count_valid(batch["label"]))
         total_weight = over_devices(jnp.sum(weigh(batch["label"], class_weights)))
@@ -102,6 +104,16 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def require_every_device(axis_name: str) -> None:
+    """Raises RuntimeError where a mapped axis leaves out a device, of whichever host.
+
+    Each host, or device, would else train a network of its own, and nothing would tell.
+    """
+    spanned = jax.lax.axis_size(axis_name)
+    if spanned != jax.device_count():
+        raise RuntimeError(f'the axis "{axis_name}" spans {spanned} of {jax.device_count()} devices')
 
 
 def make_gradients(

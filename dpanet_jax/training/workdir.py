@@ -12,37 +12,59 @@ WORKDIR/.lock           while a run is under way; see `lock`
 import json
 import os
 import shutil
+import time
 from typing import Any
 
-from dpanet_jax import checkpoint, paths
+from dpanet_jax import checkpoint, hosts, paths
 from dpanet_jax import config as config_lib
-from dpanet_jax.progress import is_main_process
 from dpanet_jax.training.lock import Lock
 from dpanet_jax.training.log import RunLog
 
 _PROVENANCE = "provenance"
+_SECONDS = 20  # until what one host has written is seen by the others, on a slow network file system
 
 
 class Workdir:
-    """The folder of one run, at an absolute `path`; only one of several processes writes in it.
+    """The folder of one run, at an absolute `path`; of several hosts, all must open it, and one writes in it.
 
     While it is open, no other run can open it: `lock.Lock` says how, and what it raises. Raises UsageError
-    for an address that is no local path, and ConfigError where there is a file.
+    for an address that is no local path, and ConfigError where there is a file, or another folder on one of
+    the hosts.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = paths.local(path)
-        self.writes = is_main_process()
+        self.writes = hosts.index() == 0
         self._lock = Lock(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise config_lib.ConfigError(f"{self.path} is a file: --workdir must be a folder")
 
     def __enter__(self) -> "Workdir":
-        if self.writes:
-            self._lock.__enter__()
-            for folder in (self.path, self.path / "pictures"):
-                paths.remove_unfinished(folder)  # Of a run that was killed.
+        with hosts.agreed():
+            if self.writes:
+                self._lock.__enter__()
+        try:
+            self._require_shared()
+            if self.writes:
+                for folder in (self.path, self.path / "pictures"):
+                    paths.remove_unfinished(folder)  # Of a run that was killed.
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _require_shared(self) -> None:
+        """Raises ConfigError, on all hosts, where one of them sees another folder than host 0."""
+        holder = hosts.of_main(lambda: self._lock.holder)
+        with hosts.agreed():
+            until = time.monotonic() + _SECONDS
+            while not self._lock.is_held_by(holder):
+                if time.monotonic() > until:
+                    raise config_lib.ConfigError(
+                        f"{self.path} is not the folder that host 0 writes to: --workdir must lie on a file "
+                        "system that all hosts share"
+                    )
+                time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
         if self.writes:
@@ -50,7 +72,7 @@ class Workdir:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a run goes on here, rather than starts from its beginning."""
+        """Whether a run goes on here, rather than starts from its beginning, as this host sees it."""
         return bool(checkpoint.steps_of(checkpoint.folder_of(self.path)))
 
     def config_of_run(self, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

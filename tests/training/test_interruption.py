@@ -19,9 +19,9 @@ def test_the_first_is_noted_and_the_second_acts_at_once(number: signal.Signals) 
     old = signal.signal(number, act)
     try:
         with Interruption() as interruption:
-            assert interruption.signal is None
+            assert interruption.asked() is None
             signal.raise_signal(number)
-            assert interruption.signal == number.name and not acted
+            assert interruption.asked() == number.name and not acted
             signal.raise_signal(number)
             assert acted == [number.name]
         assert signal.getsignal(number) is act
@@ -35,7 +35,7 @@ def test_in_another_thread_signals_are_left_alone() -> None:
 
     def work() -> None:
         with Interruption() as interruption:
-            seen.append((interruption.signal, signal.getsignal(signal.SIGTERM)))
+            seen.append((interruption.asked(), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -49,7 +49,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     try:
         with Interruption() as interruption:
             signal.raise_signal(signal.SIGHUP)
-            assert interruption.signal is None
+            assert interruption.asked() is None
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, old)

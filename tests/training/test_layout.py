@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from dpanet_jax import hosts
 from dpanet_jax.config import ConfigError
-from dpanet_jax.training.layout import LAYOUTS, require_even_batches, rows_to_read
+from dpanet_jax.training.layout import LAYOUTS, require_even_batches
 from dpanet_jax.training.state import TrainState
 
 
@@ -25,9 +26,10 @@ def test_the_state_comes_back_as_it_was(kind: str) -> None:
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_the_devices_hold_the_batch_in_its_order(kind: str) -> None:
     batch = {"image": np.arange(16 * 3).reshape(16, 3)}
-    laid = LAYOUTS[kind]().put_batch(batch)
+    layout = LAYOUTS[kind]()
+    laid = layout.put_batch(batch)
     np.testing.assert_array_equal(np.asarray(laid["image"]).reshape(16, 3), batch["image"])
-    assert rows_to_read() == {"process_index": 0, "process_count": 1}
+    assert layout.block == (0, 1)
 
 
 def test_a_batch_that_does_not_split_is_refused() -> None:
@@ -39,6 +41,6 @@ def test_a_batch_that_does_not_split_is_refused() -> None:
 
 
 def test_an_evaluation_batch_must_split_over_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    monkeypatch.setattr(hosts, "count", lambda: 4)
     with pytest.raises(ConfigError, match=r"config.evaluation.batch_size=6 is not a multiple of the 4 hosts"):
         require_even_batches(16, 1, 6)
