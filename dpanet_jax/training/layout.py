@@ -41,8 +41,8 @@ def require_even_batches(
     local = jax.local_device_count()
     if max(space, local) % min(space, local):
         raise ConfigError(
-            f"config.sharding.space={space} neither divides the {local} devices of a host nor is a multiple of"
-            " them, and hosts read whole images"
+            f"config.sharding.space={space} neither divides the {local} devices of a host nor is a multiple"
+            " of them, and hosts read whole images"
         )
     parts = devices // space * accumulate_steps
     if batch_size % parts:
