@@ -25,7 +25,7 @@ class Collective:
     """The collectives of one kind and purpose in one step of the program.
 
     count: how often one runs. bytes: of the arrays that one device hands in or gets, whichever is more, all
-    runs together. group: devices that exchange with each other.
+    runs together. group: devices that exchange with each other; of a permutation, the pairs that do.
     """
 
     kind: str
@@ -70,7 +70,7 @@ def collectives(text: str, devices: int, norms: Collection[str] = ()) -> list[Co
         purposes = _purposes(lines, norms) if found else {}
         for line in found:
             kind, group, parts = _parts(line, devices, purposes)
-            if group < 2:
+            if group < 2 and kind != "collective-permute":
                 continue
             for purpose, size in parts.items():
                 sizes[kind, purpose, group] += times * size
@@ -103,15 +103,15 @@ def _parts(line: str, devices: int, purposes: dict[str, str]) -> tuple[str, int,
     type_text, kind, is_start = instruction.groups()
     group = _group(line, devices)
     own = purposes.get(name[1], "loss and metrics")
-    if kind == "collective-permute":
-        own = "halos"
-    elif kind == "all-gather" and _lays_parameters(line):
-        own = "parameters"
     arrays = [_array_bytes(*shape) for shape in _SHAPE.findall(type_text)]
     operands = _OPERAND.findall(line[instruction.end() :].partition(")")[0])
     if is_start and kind in ("all-gather", "collective-permute"):
         # The type is (what goes in, what comes out, …): the larger one of the two counts.
-        return kind, group, {own: max(arrays, default=0)}
+        arrays = [max(arrays, default=0)]
+    if kind == "collective-permute":
+        return kind, group, {"halos": sum(arrays)}
+    if kind == "all-gather" and _lays_parameters(line):
+        return kind, group, {"parameters": sum(arrays)}
     factor = group if kind == "reduce-scatter" else 1
     parts: collections.Counter[str] = collections.Counter()
     for i, size in enumerate(arrays):
