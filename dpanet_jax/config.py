@@ -118,6 +118,7 @@ def check_config(config: ConfigDict, *, starts: bool = True) -> None:
         raise ConfigError(f"config.{missing[0]} is missing: start from default_config()")
     values = sections(config)
     _check_network(given, values)
+    _check_sharding(values)
     if starts:
         check_pretrained(values.pretrained.pretrained)
 
@@ -206,6 +207,21 @@ def _check_network(given: Mapping[str, Any], values: Sections) -> None:
                 f"config.model.{key}={values.model[key]} is registered by the module {home}: name it in "
                 f"config.imports, so that what reads the run's checkpoints imports it too"
             )
+
+
+def _check_sharding(values: Sections) -> None:
+    """Raises ConfigError where what only jit can split is to be split under pmap."""
+    unlike = {
+        key: value
+        for key, value in dataclasses.asdict(values.sharding).items()
+        if value != getattr(Sharding, key)
+    }
+    if values.run.parallelism != "jit" and unlike:
+        key, value = next(iter(unlike.items()))
+        raise ConfigError(
+            f"config.sharding.{key}={value!r} needs config.parallelism='jit', not "
+            f"{values.run.parallelism!r}: leave one of the two at its default"
+        )
 
 
 def check_pretrained(pretrained: str) -> None:

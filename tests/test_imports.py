@@ -52,6 +52,7 @@ CONFIG_READERS = {
     "training.imported",
     "training.loop",
     "training.workdir",
+    "training.height",
     "training.layout",
     "training.optimizer",
     "evaluation.trained",

@@ -15,6 +15,7 @@ from dpanet_jax.config import Sections
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import build, layout
 from dpanet_jax.training.state import TrainState
+from dpanet_jax.training.traced import equations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,32 +147,19 @@ def count_products(jaxpr: Any) -> float:
     between the elements of a dilated input; a product's 2 · its outputs · the length that it sums over.
     """
     total = 0.0
-    for equation in jaxpr.eqns:
+    for equation, turns in equations(jaxpr):
         name, params = equation.primitive.name, equation.params
         if name == "conv_general_dilated":
             shape = equation.invars[1].aval.shape
             outputs = params["dimension_numbers"].rhs_spec[0]
             inputs = math.prod(shape) / shape[outputs] / math.prod(params["lhs_dilation"])
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * inputs
+            total += turns * 2 * math.prod(equation.outvars[0].aval.shape) * inputs
         elif name == "dot_general":
             (left, _), _ = params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in left)
-        else:
-            turns = params["length"] if name == "scan" else 1
-            total += turns * sum(count_products(inner) for inner in _inner(params))
+            summed = math.prod(shape[axis] for axis in left)
+            total += turns * 2 * math.prod(equation.outvars[0].aval.shape) * summed
     return total
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    """The programs that an equation runs: jaxprs, closed or open, among its parameters."""
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                found.append(item)
-    return found
 
 
 # libtpu's words; the second counts the temporaries alone.

@@ -20,6 +20,7 @@ from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.precision import param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import layout, pictures
+from dpanet_jax.training.height import require_even_height
 from dpanet_jax.training.layout import Layout, TrainStep
 from dpanet_jax.training.optimizer import Schedule, make_optimizer, schedule_for, total_steps
 from dpanet_jax.training.state import TrainState
@@ -81,6 +82,7 @@ def require_valid(config: ConfigDict) -> None:
         options.evaluation.batch_size,
         options.sharding.space,
     )
+    require_even_height(options)
 
 
 def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:

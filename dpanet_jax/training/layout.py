@@ -38,10 +38,11 @@ def require_even_batches(
     devices = jax.device_count()
     if devices % space:
         raise ConfigError(f"config.sharding.space={space} does not divide the {devices} devices")
-    here = jax.local_device_count()
-    if here % space and space % here:
+    local = jax.local_device_count()
+    if max(space, local) % min(space, local):
         raise ConfigError(
-            f"config.sharding.space={space} must be a multiple of a host's {here} devices, or divide them"
+            f"config.sharding.space={space} neither divides the {local} devices of a host nor is a multiple"
+            " of them, and hosts read whole images"
         )
     parts = devices // space * accumulate_steps
     if batch_size % parts:

@@ -46,7 +46,7 @@ def test_kinds_purposes_counts_and_bytes() -> None:
         # What comes out is larger than what goes in; what is scattered is larger before.
         Collective("all-gather", "loss and metrics", 1, 32 * 4, 8),
         Collective("reduce-scatter", "loss and metrics", 1, 8 * 4 * 4, 8),
-        Collective("collective-permute", "loss and metrics", 1, 40, 3),
+        Collective("collective-permute", "halos", 1, 40, 3),
         # Five turns of a loop, in two groups of four.
         Collective("all-reduce", "gradients", 5, 5 * 32, 4),
     ]
