@@ -78,8 +78,7 @@ class Lease:
             return bytes(found.stamp.generation)
         holder = _in_words(found.value)
         self._tell(
-            f"{self._folder} was in use by {holder}: it takes up to {DEAD_AFTER:.0f} s to see whether that is "
-            "alive"
+            f"{self._folder} was in use by {holder}; whether that is alive is seen within {DEAD_AFTER:.0f} s"
         )
         until = time.monotonic() + DEAD_AFTER
         while time.monotonic() < until:

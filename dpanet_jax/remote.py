@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
 from dpanet_jax.errors import DPANetError, UsageError
@@ -78,7 +78,7 @@ class Remote:
     def __hash__(self) -> int:
         return hash(str(self))
 
-    def __truediv__(self, name: str | PurePosixPath) -> "Remote":
+    def __truediv__(self, name: str | PurePath) -> "Remote":
         return self._with(self._key / name)
 
     @property
@@ -187,10 +187,10 @@ class Remote:
             file: BinaryIO = self._store.open(str(self._key), mode)
             return file
 
-    def read_bytes(self) -> bytes:
-        """All of the object."""
+    def read_bytes(self, most: int | None = None) -> bytes:
+        """All of the object, or its first `most` bytes."""
         with _said_of(self, "read"):
-            content: bytes = self._store.cat_file(str(self._key))
+            content: bytes = self._store.cat_file(str(self._key), end=most)
             return content
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:

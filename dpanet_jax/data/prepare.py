@@ -102,10 +102,11 @@ def prepare(
 
     dataset: a name in `datasets.DATASETS`, such as "streets", "camvid" or "folder"; "folder/NAME" keeps
     several apart. data_dir: TFDS's default without it. source: the local folder with the files; for streets,
-    where its images are kept (default data_dir/downloads/streets, of a remote one in the cache). options: those of the data set, such as
-    num_train, num_val, size and seed of streets, or image_suffix and label_suffix of a folder. overwrite:
-    replace what is there, once the new one is complete. quiet: print nothing; else a table of the labelled
-    pixels by class and split, and the notes.
+    where its images are kept (default data_dir/downloads/streets, or the cache where data_dir is in a
+    bucket). options: those of the data set, such as num_train, num_val, size and seed of streets, or
+    image_suffix and label_suffix of a folder. overwrite: replace what is there, once the new one is complete
+    (in a bucket, it is not there while the new one is uploaded). quiet: print nothing; else a table of the
+    labelled pixels by class and split, and the notes.
 
     Raises DataError (a ValueError) that lists all that is wrong with the source, before anything is
     written; UsageError (a ValueError) for an unknown data set or option, or when the folder that is prepared
