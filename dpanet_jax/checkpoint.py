@@ -37,6 +37,7 @@ from dpanet_jax.checkpoint_files import (
     first_line,
     folder_of,
     has_unreadable_score,
+    is_whole,
     keep_traces_of_failures_off_stderr,
     load_about,
     load_variables,
@@ -221,7 +222,7 @@ class Checkpoints:
             [damaged.folder.name], (f"{damaged.folder.name}_{i}" for i in itertools.count(2))
         )
         path = next(target / name for name in names if not (target / name).exists())
-        paths.move_folder(damaged.folder, path, (COMMITTED,))
+        paths.move_folder(damaged.folder, path, COMMITTED)
         self._tell(
             f"the checkpoint of step {damaged.folder.name} is damaged ({damaged.reason}): it is put aside in "
             f"{path}, and {then}"
@@ -248,7 +249,7 @@ class Checkpoints:
             if step not in kept and not has_unreadable_score(folder):
                 if isinstance(folder, Path):
                     folder = folder.rename(folder.with_name(f"{step}.removed"))
-                paths.remove_folder(folder, (COMMITTED,))
+                paths.remove_folder(folder, COMMITTED)
 
 
 def find(path: paths.PathLike, which: str | int = "best") -> AnyPath:
@@ -260,7 +261,7 @@ def find(path: paths.PathLike, which: str | int = "best") -> AnyPath:
     """
     path, which = folder_of(path).parent, str(which)
     if (path / "about").is_dir() or (path.name.isdecimal() and path.parent.name == "checkpoints"):
-        if not (path.is_dir() if isinstance(path, Path) else (path / COMMITTED).exists()):
+        if not is_whole(path):
             raise CheckpointError(f"{path}: there is no such checkpoint")
         return path
     folder = folder_of(path)

@@ -26,8 +26,8 @@ from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory
 from dpanet_jax.paths import AnyPath
 
 METRIC = "mean_iou"
-# The file by which Orbax says that a checkpoint, or an item of one, is whole: it is written last.
-COMMITTED = "commit_success.txt"
+# By these files of Orbax's a checkpoint in a bucket is known to be whole. The first is written last of all.
+COMMITTED = ("commit_success.txt", "_CHECKPOINT_METADATA")
 # What a score depends on beside the weights. Scores that differ in one of these are not compared.
 MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
 
@@ -102,16 +102,30 @@ def folder_of(workdir: paths.PathLike) -> AnyPath:
 
 def steps_of(folder: AnyPath) -> list[int]:
     """The steps of which a folder of checkpoints has a whole one, in their order."""
-    steps = _steps(folder)
+    return [step for step in _steps(folder) if is_whole(folder / str(step))]
+
+
+def is_whole(folder: AnyPath) -> bool:
+    """Whether a checkpoint's folder is there and was written to its end, as far as names tell.
+
+    A local folder takes its name when all of it is there. In a bucket Orbax writes a file last, which the
+    checkpoint of a local workdir that was copied there may lack: that has the time of its end in another.
+    """
     if isinstance(folder, Path):
-        return steps  # A folder takes a step's name when all of it is there.
-    return [step for step in steps if (folder / str(step) / COMMITTED).exists()]
+        return folder.is_dir()
+    committed, metadata = (folder / name for name in COMMITTED)
+    if committed.exists():
+        return True
+    try:
+        return bool(json.loads(metadata.read_text())["commit_timestamp_nsecs"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def cut_short(folder: paths.Remote) -> list[paths.Remote]:
     """The steps' folders in a bucket whose checkpoint was not written, or not removed, to its end."""
-    whole = steps_of(folder)
-    return [folder / str(step) for step in _steps(folder) if step not in whole]
+    folders = [folder / str(step) for step in _steps(folder)]
+    return [path for path in folders if not is_whole(path)]
 
 
 def _steps(folder: AnyPath) -> list[int]:

@@ -57,7 +57,7 @@ def import_torch(
     stored = config_lib.to_dict(config)
     # The batches that a run reads start with the first: there is no state of them yet.
     about = {"config": stored, "classes": names.to_dict(), "provenance": provenance, "data": {}}
-    with paths.new_folder(folder, last=(checkpoint.COMMITTED, "config.json")) as unfinished:
+    with paths.new_folder(folder, last=(*reversed(checkpoint.COMMITTED), "config.json")) as unfinished:
         with checkpoint.Checkpoints(unfinished) as checkpoints:
             checkpoints.save(state, about)
             checkpoints.wait()
