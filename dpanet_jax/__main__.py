@@ -204,6 +204,8 @@ def evaluate(argv: list[str]) -> None:
         model = _trained(values, values.base_size, values.protocol)
         config = model.config
         name = values.split or config.data.val_split
+        if hosts.index() == 0:
+            paths.require_writable(paths.anywhere(values.workdir))
         split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
         model.check_classes(split.name, split.classes)
     batch_size = values.batch_size or config.evaluation.batch_size
@@ -222,7 +224,7 @@ def evaluate(argv: list[str]) -> None:
         return
     title = f"{config.data.dataset} {name}, protocol {model.protocol.name}, step {model.step}"
     report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent)
-    written = report.write_report(model, evaluated.matrix, paths.local(values.workdir), name)
+    written = report.write_report(model, evaluated.matrix, paths.anywhere(values.workdir), name)
     print(f"written to {written}")
 
 
@@ -246,8 +248,8 @@ def predict(argv: list[str]) -> None:
     from dpanet_jax.data import finder
     from dpanet_jax.evaluation import predict as predict_lib
 
-    output = paths.local(values.output)
-    found = finder.find(paths.local(values.input), leave_out=predict_lib.earlier_outputs(output))
+    output = paths.anywhere(values.output)
+    found = finder.find(paths.anywhere(values.input), leave_out=predict_lib.earlier_outputs(output))
     predict_lib.check_output(output, found)
     model = _trained(values, values.base_size, values.protocol)
     predicted = predict_lib.predict_files(
@@ -284,7 +286,7 @@ def compare(argv: list[str]) -> None:
     run.run(
         values.config,
         values.torch,
-        paths.local(values.output or Path("runs", "compare", *(Path(file).stem for file in files[-1:]))),
+        paths.anywhere(values.output or Path("runs", "compare", *(Path(file).stem for file in files[-1:]))),
         split=values.split or "",
         steps=values.steps,
         precisions=run.PRECISIONS if values.precision == "both" else (values.precision,),
@@ -320,7 +322,7 @@ def plan(argv: list[str]) -> None:
         search=values.search,
         variants=values.variants,
         max_compiles=values.max_compiles,
-        output=paths.local(values.output) if values.output else None,
+        output=paths.anywhere(values.output) if values.output else None,
     )
 
 
@@ -335,7 +337,7 @@ def export_torch(argv: list[str]) -> None:
     require_flags(values, "workdir", "output")
     from dpanet_jax.interop import files
 
-    output = paths.local(values.output)
+    output = paths.anywhere(values.output)
     files.require_writable(output)
     from dpanet_jax.interop.torch import to_state_dict
 
