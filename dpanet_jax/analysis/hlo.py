@@ -17,6 +17,9 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CALL = re.compile(r" call\(.*to_apply=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+# libtpu's name for a fused program that sums, of which each device keeps a part.
+_SUM_AND_SPLIT = "all-reduce-scatter"
 _NETWORK = re.compile(r"\bjvp\(\w+\)/")
 
 
@@ -64,6 +67,7 @@ def collectives(text: str, devices: int, norms: Collection[str] = ()) -> list[Co
     computations, entry = _computations(text)
     counts: collections.Counter[tuple[str, str, int]] = collections.Counter()
     sizes: collections.Counter[tuple[str, str, int]] = collections.Counter()
+    seen: set[tuple[str, str, int]] = set()
     for name, times in _executed(computations, entry, 1):
         lines = computations[name]
         found = [line for line in lines if _INSTRUCTION.match(line)]
@@ -72,6 +76,14 @@ def collectives(text: str, devices: int, norms: Collection[str] = ()) -> list[Co
             kind, group, parts = _parts(line, devices, purposes)
             if group < 2 and kind != "collective-permute":
                 continue
+            if channel := _CHANNEL.search(line):
+                # libtpu spreads a collective over several fused programs, and writes it in each of them.
+                key = (kind, channel[1], sum(parts.values()))
+                if key in seen:
+                    continue
+                seen.add(key)
+            if name.startswith(_SUM_AND_SPLIT):
+                kind, parts = "reduce-scatter", {"gradients": sum(parts.values())}
             for purpose, size in parts.items():
                 sizes[kind, purpose, group] += times * size
             counts[kind, max(parts, key=lambda purpose: parts[purpose]), group] += times
