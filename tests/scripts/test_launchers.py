@@ -27,9 +27,9 @@ RUN = (
     '--workdir=it\'s $HOME/a `run` \\ "of" *',
 )
 
-# Writes down its name, its GPUs and its words. Then it runs the command that --wrap holds, or --command for each
-# of two hosts; or it is the run itself: waits for a signal where WAITS is set, and ends with STATUS, or, of
-# process 1, with STATUS_1.
+# Writes down its name, its GPUs and its words. Then it runs the command that --wrap holds, or that --command
+# holds for each of two hosts; or it is the run itself: waits for a signal where WAITS is set, though not for
+# ever, and ends with STATUS, or, of process 1, with STATUS_1.
 STAND_IN = r"""#!/bin/sh
 name=$(basename "$0")
 file=$RECORDS/$name.$$
@@ -55,7 +55,8 @@ trap 'echo INT >>"$file.signals"; exit 6' INT
 trap 'echo HUP >>"$file.signals"; exit 6' HUP
 if [ -n "$WAITS" ]; then
   touch "$file.waits"
-  while true; do sleep 0.02; done
+  for i in $(seq 500); do sleep 0.02; done
+  exit 9
 fi
 exit "$status"
 """
