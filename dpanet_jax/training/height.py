@@ -18,7 +18,7 @@ def require_even_height(options: Sections) -> None:
     """Raises ConfigError where config.sharding.space devices cannot share the crops of a config evenly.
 
     Every map that the network convolves must give each device as many rows. XLA computes a wrong gradient of
-    the kernel where only some of the devices have rows of their own (seen with JAX 0.10.2).
+    the kernel where only some of the devices have rows of their own (seen with JAX 0.10.2 and 0.11.2).
     """
     space, (height, _) = options.sharding.space, options.data.crop_size
     if space == 1:

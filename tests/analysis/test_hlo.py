@@ -87,6 +87,7 @@ ENTRY %main (arg: bf16[64,128]) -> f32[2,16] {
   %g1 = bf16[128,128]{1,0} fusion(%arg), kind=kCustom, calls=%start
   %g2 = bf16[128,128]{1,0} fusion(%arg), kind=kCustom, calls=%done
   %result = f32[32]{0} all-gather(%arg), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  %argument = f32[8]{0} all-gather(%arg), channel_id=11, replica_groups=[1,4]<=[4], dimensions={0}, metadata={op_name="state.params[\\'head\\']"}
   %logits = f32[16]{0} all-gather(%arg), channel_id=8, replica_groups=[2,2]<=[4], dimensions={0}, metadata={op_name="jit(f)/jvp(Hh,bhwc->bHwc)/dot_general"}
   %pooled = f32[5]{0} all-reduce(%arg), channel_id=9, replica_groups=[2,2]<=[4], to_apply=%add, metadata={op_name="jit(f)/jvp(Net)/head/dot_general"}
   %halo = f32[3]{0} collective-permute(%arg), channel_id=10, source_target_pairs={{0,1}}, metadata={op_name="jit(f)/transpose(jvp(Net))/conv"}
@@ -99,7 +100,7 @@ ENTRY %main (arg: bf16[64,128]) -> f32[2,16] {
 def test_a_tpus_program_of_split_images_and_state() -> None:
     expected = [
         Collective("all-gather", "parameters", 1, 128 * 128 * 2, 2),
-        Collective("all-gather", "parameters", 1, 32 * 4, 4),
+        Collective("all-gather", "parameters", 2, (32 + 8) * 4, 4),
         Collective("all-gather", "loss and metrics", 1, 16 * 4, 2),
         Collective("all-reduce", "activations", 1, 5 * 4, 2),
         Collective("collective-permute", "halos", 1, 3 * 4, 1),
