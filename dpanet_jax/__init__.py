@@ -5,26 +5,27 @@ model = dpanet_jax.load("runs/camvid")
 class_ids = model.predict(image)
 """
 
-import os
 from typing import TYPE_CHECKING
 
 from dpanet_jax.version import __version__
 
 if TYPE_CHECKING:
     from dpanet_jax.evaluation.trained import TrainedModel
+    from dpanet_jax.paths import PathLike
 
 __all__ = ["__version__", "load"]
 
 
 def load(
-    workdir_or_checkpoint: str | os.PathLike[str],
+    workdir_or_checkpoint: "PathLike",
     which: str | int = "best",
     base_size: int | None = None,
     protocol: str | None = None,
 ) -> "TrainedModel":
     """A trained model: `.predict(images)`, `.probabilities(images)`, `.classes`, `.config`, `.step`.
 
-    `workdir_or_checkpoint` is a `--workdir` of `train`, or one folder under its `checkpoints`; `which`
+    `workdir_or_checkpoint` is a `--workdir` of `train`, here or in a bucket, or one folder under its
+    `checkpoints`; `which`
     is "best", "latest" or a step's number; `base_size` is the long side in pixels that an image is
     resized to before the network (0: its own) and `protocol` how it is put through it (None: the run's own,
     config.evaluation).

@@ -200,21 +200,31 @@ def evaluate(argv: list[str]) -> None:
     from dpanet_jax.evaluation import report
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
 
-    model = _trained(values, values.base_size, values.protocol)
-    config = model.config
-    name = values.split or config.data.val_split
-    split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
-    model.check_classes(split.name, split.classes)
-    evaluated = evaluate_split(
-        model.protocol,
-        model.device_variables,
-        split,
-        values.batch_size or config.evaluation.batch_size,
-        progress=_with_progress("batch"),
-    )
+    with hosts.agreed():
+        model = _trained(values, values.base_size, values.protocol)
+        config = model.config
+        name = values.split or config.data.val_split
+        if hosts.index() == 0:
+            paths.require_writable(paths.anywhere(values.workdir))
+        split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
+        model.check_classes(split.name, split.classes)
+    batch_size = values.batch_size or config.evaluation.batch_size
+    asked = {
+        "the checkpoint": model.folder.name,
+        "the protocol": (model.protocol.name, model.base_size),
+        "the batch size": batch_size,
+        f"the checksum of {config.data.dataset} {name}": split.fingerprint[:16],
+    }
+    hosts.require_equal(hosts.code() | asked, "start all hosts with the same command, code and data")
+    with hosts.lost_in_one_line():
+        evaluated = evaluate_split(
+            model.protocol, model.device_variables, split, batch_size, progress=_with_progress("batch")
+        )
+    if hosts.index() > 0:
+        return
     title = f"{config.data.dataset} {name}, protocol {model.protocol.name}, step {model.step}"
     report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent)
-    written = report.write_report(model, evaluated.matrix, paths.local(values.workdir), name)
+    written = report.write_report(model, evaluated.matrix, paths.anywhere(values.workdir), name)
     print(f"written to {written}")
 
 
@@ -238,8 +248,8 @@ def predict(argv: list[str]) -> None:
     from dpanet_jax.data import finder
     from dpanet_jax.evaluation import predict as predict_lib
 
-    output = paths.local(values.output)
-    found = finder.find(paths.local(values.input), leave_out=predict_lib.earlier_outputs(output))
+    output = paths.anywhere(values.output)
+    found = finder.find(paths.anywhere(values.input), leave_out=predict_lib.earlier_outputs(output))
     predict_lib.check_output(output, found)
     model = _trained(values, values.base_size, values.protocol)
     predicted = predict_lib.predict_files(
@@ -276,7 +286,7 @@ def compare(argv: list[str]) -> None:
     run.run(
         values.config,
         values.torch,
-        paths.local(values.output or Path("runs", "compare", *(Path(file).stem for file in files[-1:]))),
+        paths.anywhere(values.output or Path("runs", "compare", *(Path(file).stem for file in files[-1:]))),
         split=values.split or "",
         steps=values.steps,
         precisions=run.PRECISIONS if values.precision == "both" else (values.precision,),
@@ -312,7 +322,7 @@ def plan(argv: list[str]) -> None:
         search=values.search,
         variants=values.variants,
         max_compiles=values.max_compiles,
-        output=paths.local(values.output) if values.output else None,
+        output=paths.anywhere(values.output) if values.output else None,
     )
 
 
@@ -327,7 +337,7 @@ def export_torch(argv: list[str]) -> None:
     require_flags(values, "workdir", "output")
     from dpanet_jax.interop import files
 
-    output = paths.local(values.output)
+    output = paths.anywhere(values.output)
     files.require_writable(output)
     from dpanet_jax.interop.torch import to_state_dict
 

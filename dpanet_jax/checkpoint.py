@@ -11,7 +11,6 @@ folder under a step's name is written, and removed, whole: it takes that name wh
 import contextlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dpanet_jax import checksums, hosts, paths
 from dpanet_jax.checkpoint_files import (
     CHECKSUMS,
+    COMMITTED,
     METRIC,
     CheckpointError,
     Damaged,
@@ -33,10 +33,12 @@ from dpanet_jax.checkpoint_files import (
     Score,
     State,
     best_steps,
+    cut_short,
     damage,
     first_line,
     folder_of,
     has_unreadable_score,
+    is_whole,
     keep_traces_of_failures_off_stderr,
     load_about,
     load_variables,
@@ -49,8 +51,10 @@ from dpanet_jax.checkpoint_files import (
     steps_of,
     written_by,
 )
+from dpanet_jax.paths import AnyPath
 
 __all__ = [
+    "COMMITTED",
     "CheckpointError",
     "Checkpoints",
     "Damaged",
@@ -83,7 +87,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        workdir: str | os.PathLike[str],
+        workdir: paths.PathLike,
         keep_latest: int = 1,
         keep_best: int = 1,
         *,
@@ -126,7 +130,7 @@ class Checkpoints:
         self._writing = step
         with self._failing_in_one_line():
             self._writer.save(
-                epath.Path(self.folder / str(step)),
+                epath.Path(str(self.folder / str(step))),
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(_in_parts(variables)),
                     optimizer=ocp.args.StandardSave(_in_parts(opt_state)),
@@ -199,7 +203,10 @@ class Checkpoints:
         """What fails in writing a checkpoint becomes a CheckpointError, and nothing of it is left."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            # A store's driver has errors of its own kinds.
+            if isinstance(self.folder, Path) and not isinstance(error, OSError | ValueError | RuntimeError):
+                raise
             step, self._writing = self._writing, None
             if self._writes:
                 _remove_unfinished(self.folder)
@@ -219,7 +226,7 @@ class Checkpoints:
             [damaged.folder.name], (f"{damaged.folder.name}_{i}" for i in itertools.count(2))
         )
         path = next(target / name for name in names if not (target / name).exists())
-        damaged.folder.rename(path)
+        paths.move_folder(damaged.folder, path, COMMITTED)
         self._tell(
             f"the checkpoint of step {damaged.folder.name} is damaged ({damaged.reason}): it is put aside in "
             f"{path}, and {then}"
@@ -244,9 +251,9 @@ class Checkpoints:
             folder = self.folder / str(step)
             # A score that cannot be read may be that of the best.
             if step not in kept and not has_unreadable_score(folder):
-                gone = folder.with_name(f"{step}.removed")
-                folder.rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                if isinstance(folder, Path):
+                    folder = folder.rename(folder.with_name(f"{step}.removed"))
+                paths.remove_folder(folder, COMMITTED)
 
 
 def _in_parts(tree: Any) -> Any:
@@ -267,7 +274,7 @@ def _in_parts(tree: Any) -> Any:
     return jax.tree.map(in_parts, tree)
 
 
-def _read_on_all_hosts(folder: Path, like: State) -> Restored:
+def _read_on_all_hosts(folder: AnyPath, like: State) -> Restored:
     """One checkpoint, as `read_state`: Damaged on all hosts where it is not whole on one of them."""
     restored, found = None, None
     with hosts.agreed():
@@ -282,16 +289,16 @@ def _read_on_all_hosts(folder: Path, like: State) -> Restored:
     return restored
 
 
-def find(path: str | os.PathLike[str], which: str | int = "best") -> Path:
+def find(path: paths.PathLike, which: str | int = "best") -> AnyPath:
     """The folder of one checkpoint: `path` is a workdir or itself such a folder.
 
     `which` is "best" (highest validation mean IoU; the latest where none was evaluated), "latest", or a
-    step's number. Raises CheckpointError with what there is, and UsageError for an address that is no
-    local path.
+    step's number. Raises CheckpointError with what there is, and UsageError for an address that no workdir
+    can have.
     """
-    path, which = paths.local(path), str(which)
+    path, which = folder_of(path).parent, str(which)
     if (path / "about").is_dir() or (path.name.isdecimal() and path.parent.name == "checkpoints"):
-        if not path.is_dir():
+        if not is_whole(path):
             raise CheckpointError(f"{path}: there is no such checkpoint")
         return path
     folder = folder_of(path)
@@ -312,7 +319,11 @@ def find(path: str | os.PathLike[str], which: str | int = "best") -> Path:
     return folder / str(step)
 
 
-def _remove_unfinished(folder: Path) -> None:
+def _remove_unfinished(folder: AnyPath) -> None:
+    if isinstance(folder, paths.Remote):
+        for unfinished in cut_short(folder):
+            paths.remove_folder(unfinished)
+        return
     for pattern in _UNFINISHED:
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)

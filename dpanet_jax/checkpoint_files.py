@@ -22,9 +22,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from dpanet_jax import checksums, paths
-from dpanet_jax.errors import DPANetError, is_out_of_memory
+from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory
+from dpanet_jax.paths import AnyPath
 
 METRIC = "mean_iou"
+# By these files of Orbax's a checkpoint in a bucket is known to be whole. The first is written last of all.
+COMMITTED = ("commit_success.txt", "_CHECKPOINT_METADATA")
 # What a score depends on beside the weights. Scores that differ in one of these are not compared.
 MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
 
@@ -43,6 +46,11 @@ _NOT_NOW = {
     errno.ETIMEDOUT,
 }
 
+# TensorStore's, of a store that does not answer, or not to this user.
+_STATUS_NOT_NOW = re.compile(
+    "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED"
+)
+
 
 class CheckpointError(DPANetError, ValueError):
     """A checkpoint is absent or not readable; the message names the folder and what to do."""
@@ -51,7 +59,7 @@ class CheckpointError(DPANetError, ValueError):
 class Damaged(CheckpointError):
     """A checkpoint is not whole: `reason` says what of it."""
 
-    def __init__(self, folder: Path, reason: str) -> None:
+    def __init__(self, folder: AnyPath, reason: str) -> None:
         super().__init__(f"{folder}: not a readable checkpoint ({reason})")
         self.folder, self.reason = folder, reason
 
@@ -84,13 +92,43 @@ class Score:
     measured: dict[str, Any]
 
 
-def folder_of(workdir: str | os.PathLike[str]) -> Path:
-    """Where a workdir's checkpoints lie. UsageError for an address that is no local path."""
-    return paths.local(workdir) / "checkpoints"
+def folder_of(workdir: paths.PathLike) -> AnyPath:
+    """Where a workdir's checkpoints lie. UsageError for an address where Orbax writes none: all but gs://."""
+    path = paths.anywhere(workdir)
+    if isinstance(path, paths.Remote) and path.scheme != "gs":
+        raise UsageError(f"{path}: a workdir is a local folder or gs://BUCKET/FOLDER")
+    return path / "checkpoints"
 
 
-def steps_of(folder: Path) -> list[int]:
-    """The steps that a folder of checkpoints has a folder for, in their order."""
+def steps_of(folder: AnyPath) -> list[int]:
+    """The steps of which a folder of checkpoints has a whole one, in their order."""
+    return [step for step in _steps(folder) if is_whole(folder / str(step))]
+
+
+def is_whole(folder: AnyPath) -> bool:
+    """Whether a checkpoint's folder is there and was written to its end, as far as names tell.
+
+    A local folder takes its name when all of it is there. In a bucket Orbax writes a file last, which the
+    checkpoint of a local workdir that was copied there may lack: that has the time of its end in another.
+    """
+    if isinstance(folder, Path):
+        return folder.is_dir()
+    committed, metadata = (folder / name for name in COMMITTED)
+    if committed.exists():
+        return True
+    try:
+        return bool(json.loads(metadata.read_text())["commit_timestamp_nsecs"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def cut_short(folder: paths.Remote) -> list[paths.Remote]:
+    """The steps' folders in a bucket whose checkpoint was not written, or not removed, to its end."""
+    folders = [folder / str(step) for step in _steps(folder)]
+    return [path for path in folders if not is_whole(path)]
+
+
+def _steps(folder: AnyPath) -> list[int]:
     if not folder.is_dir():
         return []
     # Not "007", nor digits of another script, which int() takes too.
@@ -116,7 +154,7 @@ def measured_by(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def newest_about(folder: Path) -> dict[str, Any] | None:
+def newest_about(folder: AnyPath) -> dict[str, Any] | None:
     """The JSON part of the newest checkpoint in which it is whole; None where there is no checkpoint.
 
     Raises CheckpointError where there are checkpoints and none is whole.
@@ -131,7 +169,7 @@ def newest_about(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def require_one(folder: Path, damaged: list[Damaged]) -> None:
+def require_one(folder: AnyPath, damaged: list[Damaged]) -> None:
     """Raises CheckpointError where all of a folder's checkpoints, which are some, are `damaged`."""
     if damaged:
         reasons = "; ".join(f"step {error.folder.name}: {error.reason}" for error in damaged[:3])
@@ -141,7 +179,7 @@ def require_one(folder: Path, damaged: list[Damaged]) -> None:
         )
 
 
-def damage(folder: Path) -> Damaged | None:
+def damage(folder: AnyPath) -> Damaged | None:
     """What is wrong with a checkpoint, as far as it can be told without its network; None: nothing."""
     try:
         sums = _read_about(folder).get(CHECKSUMS, {})
@@ -152,14 +190,14 @@ def damage(folder: Path) -> Damaged | None:
     return None
 
 
-def read_raw(folder: Path, name: str, sums: Mapping[str, str] | None = None) -> Any:
+def read_raw(folder: AnyPath, name: str, sums: Mapping[str, str] | None = None) -> Any:
     """One item, "model" or "optimizer", as plain nested dictionaries and lists of NumPy arrays."""
     stored = _stored(folder, name)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
     return _read_arrays(folder, name, like, sums)
 
 
-def read_score(folder: Path) -> Score | None:
+def read_score(folder: AnyPath) -> Score | None:
     """The score of one checkpoint; None where it has none, or one that cannot be read."""
     try:
         content = checksums.unsealed(json.loads(score_file(folder).read_text(encoding="utf-8")))
@@ -174,17 +212,17 @@ def read_score(folder: Path) -> Score | None:
         return None
 
 
-def score_file(folder: Path) -> Path:
+def score_file(folder: AnyPath) -> AnyPath:
     """Where a checkpoint's score lies: the place and form of Orbax's CheckpointManager."""
     return folder / "metrics" / "metrics"
 
 
-def has_unreadable_score(folder: Path) -> bool:
+def has_unreadable_score(folder: AnyPath) -> bool:
     """Whether a checkpoint has a score that cannot be read."""
     return score_file(folder).exists() and read_score(folder) is None
 
 
-def best_steps(folder: Path) -> list[int]:
+def best_steps(folder: AnyPath) -> list[int]:
     """The steps with a score, the best first; only those that were measured as the newest of them was."""
     found = {step: read_score(folder / str(step)) for step in steps_of(folder)}
     scores = {step: score for step, score in found.items() if score and not math.isnan(score.mean_iou)}
@@ -195,14 +233,14 @@ def best_steps(folder: Path) -> list[int]:
     return sorted(comparable, key=lambda step: (comparable[step], step), reverse=True)
 
 
-def load_about(checkpoint: Path) -> dict[str, Any]:
+def load_about(checkpoint: AnyPath) -> dict[str, Any]:
     """The JSON part of one checkpoint: config, classes, data, provenance. Damaged where it is not whole."""
     about = _read_about(checkpoint)
     about.pop(CHECKSUMS, None)
     return about
 
 
-def read_state(folder: Path, like: State) -> Restored:
+def read_state(folder: AnyPath, like: State) -> Restored:
     """One checkpoint, for a run whose state is `like`. Damaged where it is not whole.
 
     Raises CheckpointError where it holds the state of another network.
@@ -220,7 +258,7 @@ def read_state(folder: Path, like: State) -> Restored:
     return Restored(int(folder.name), read["model"], about, read["optimizer"])
 
 
-def load_variables(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
+def load_variables(checkpoint: AnyPath, like: dict[str, Any]) -> dict[str, Any]:
     """Only the model of one checkpoint, as NumPy arrays; `like` has its structure and shapes.
 
     Raises Damaged where it is not whole, and CheckpointError where it is of another network.
@@ -253,14 +291,21 @@ def _system_code(error: BaseException) -> int | None:
     return int(named[1]) if named else None
 
 
-def _unreadable(folder: Path, reason: str, error: BaseException) -> CheckpointError:
+def _unreadable(folder: AnyPath, reason: str, error: BaseException) -> CheckpointError:
     """Damaged, or, where the checkpoint may be whole and cannot be read just now, a CheckpointError."""
-    if _system_code(error) in _NOT_NOW or is_out_of_memory(error):
+    not_now = _system_code(error) in _NOT_NOW or is_out_of_memory(error)
+    if not_now or (isinstance(folder, paths.Remote) and not _is_of_content(error)):
         return CheckpointError(f"{folder}: cannot be read ({reason})")
     return Damaged(folder, reason)
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def _is_of_content(error: BaseException) -> bool:
+    """Whether an error in reading from a store is of what is stored there, and not of the way to it."""
+    kinds = (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+    return isinstance(error, kinds) and not _STATUS_NOT_NOW.search(str(error))
+
+
+def _read_about(folder: AnyPath) -> dict[str, Any]:
     """The JSON part, its checksums of the arrays included."""
     if not folder.is_dir():
         raise Damaged(folder, "there is no such folder")
@@ -268,7 +313,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
         # The place and the name of the file are those of Orbax's JsonCheckpointHandler.
         about = checksums.unsealed(json.loads((folder / "about" / "metadata").read_text(encoding="utf-8")))
     except OSError as error:
-        raise _unreadable(folder, f"{error.strerror}: {error.filename}", error) from error
+        reason = f"{error.strerror}: {error.filename}" if error.errno else first_line(error)
+        raise _unreadable(folder, reason, error) from error
     except (ValueError, RecursionError) as error:
         raise Damaged(folder, f"about/metadata: {first_line(error)}") from error
     odd = about.keys() - _ABOUT or {"config", "classes"} - about.keys()
@@ -280,7 +326,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _misfit(folder: Path, name: str, like: Any, sums: Mapping[str, str] | None) -> str | None:
+def _misfit(folder: AnyPath, name: str, like: Any, sums: Mapping[str, str] | None) -> str | None:
     """In which point a checkpoint's item is of another network than `like`; None where in none."""
     if sums and sums["structure"] == checksums.structure_of_tree(like):
         return None
@@ -294,22 +340,22 @@ def _misfit(folder: Path, name: str, like: Any, sums: Mapping[str, str] | None) 
     return f"{name} is of other types there than here" if sums else None
 
 
-def _stored(folder: Path, name: str) -> Any:
+def _stored(folder: AnyPath, name: str) -> Any:
     """The tree of one item, its leaves described and not read."""
     with _reader() as reader:
         try:
-            return reader.metadata(epath.Path(folder / name)).tree
+            return reader.metadata(epath.Path(str(folder / name))).tree
         except Exception as error:  # of whatever kind Orbax trips over
             raise _unreadable(folder, f"{name}: {first_line(error)}", error) from error
 
 
-def _read_arrays(folder: Path, name: str, like: Any, sums: Mapping[str, str] | None) -> Any:
+def _read_arrays(folder: AnyPath, name: str, like: Any, sums: Mapping[str, str] | None) -> Any:
     """One item as NumPy arrays in a tree of the kind of `like`, checked where there are checksums."""
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     with _reader() as reader:
         try:
             tree = reader.restore(
-                epath.Path(folder / name), args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy)
+                epath.Path(str(folder / name)), args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy)
             )
         except Exception as error:  # of whatever kind Orbax and TensorStore trip over
             raise _unreadable(folder, f"{name}: {first_line(error)}", error) from error

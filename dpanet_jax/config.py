@@ -229,7 +229,7 @@ def check_pretrained(pretrained: str) -> None:
     if not pretrained or pretrained.startswith("hf://"):
         return
     try:
-        there = paths.local(pretrained).is_file()
+        there = paths.anywhere(pretrained).is_file()
     except UsageError as error:
         raise ConfigError(f"config.model.pretrained={error}") from error
     if not there:
@@ -262,7 +262,7 @@ def resolved(config: ConfigDict) -> ConfigDict:
     """A copy whose local paths are absolute, so that a run means the same from every folder."""
     config = config.copy_and_resolve_references()
     if config.data.data_dir:
-        config.data.data_dir = str(paths.local(config.data.data_dir))
+        config.data.data_dir = str(paths.anywhere(config.data.data_dir))
     return config
 
 

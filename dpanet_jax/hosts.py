@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.version import provenance
 
 T = TypeVar("T")
 
@@ -178,6 +179,14 @@ def of_main(compute: Callable[[], T]) -> T:
             content = json.dumps(compute()).encode()
     result: T = json.loads(gather(content)[0])
     return result
+
+
+def code() -> dict[str, str | None]:
+    """Which code this process runs, for `require_equal`."""
+    import jax
+
+    ours = {f"dpanet_jax's {name}": value for name, value in provenance().items()}
+    return ours | {"JAX's version": jax.__version__}
 
 
 def require_equal(values: Mapping[str, Any], advice: str) -> None:

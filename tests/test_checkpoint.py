@@ -175,8 +175,8 @@ def test_one_of_another_structure_says_who_wrote_it(tmp_path: Path) -> None:
 def test_what_is_no_workdir(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a workdir"):
         checkpoint.find(tmp_path)
-    with pytest.raises(UsageError, match="gs://bucket/run: only local paths"):
-        checkpoint.find("gs://bucket/run")
+    with pytest.raises(UsageError, match="az://bucket/run: only local paths"):
+        checkpoint.find("az://bucket/run")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint has been written yet"):
         checkpoint.find(tmp_path)

@@ -73,7 +73,7 @@ def test_round_trip_through_json_types():
             (4, 8),
             "config.model.multi_grid=(4, 8): the last stage of resnet50 has 3 blocks",
         ),
-        ("model.pretrained", "gs://bucket/file.pth", "gs://bucket/file.pth: only local paths"),
+        ("model.pretrained", "az://bucket/file.pth", "az://bucket/file.pth: only local paths"),
         ("imports", ("no_such_module",), "config.imports: the module no_such_module cannot be imported"),
     ],
 )

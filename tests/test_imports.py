@@ -20,6 +20,8 @@ BOTTOM = [
     "progress",
     "hosts",
     "paths",
+    "remote",
+    "leases",
     "options",
     "errors",
     "imagenet",
@@ -32,8 +34,10 @@ WITHIN_BOTTOM = {
     "checkpoint_files": {"checksums", "paths", "errors"},
     "checksums": set(),
     "progress": {"hosts"},
-    "hosts": {"errors"},
-    "paths": {"errors"},
+    "hosts": {"errors", "version"},
+    "paths": {"errors", "remote"},
+    "remote": {"errors"},
+    "leases": {"errors", "remote"},
     "options": {"errors"},
     "errors": set(),
     "imagenet": set(),
@@ -115,6 +119,51 @@ def test_imports_point_down(name):
             assert there in BOTTOM, where
 
 
+# What opens, makes or removes files by other means than `paths`, and why none of them can be remote.
+LOCAL_ONLY = {
+    "remote": "its own",
+    "paths": "its own",
+    "analysis.plan": "the worker's temporary folder",
+    "checkpoint": "the local ones",
+    "data.images": "the local ones",
+    "data.finder": "the local ones",
+    "data.prepare": "the local ones, and the temporary folder of what is uploaded",
+    "data.staging": "the copies",
+    "evaluation.video": "inputs by their own `open`; outputs that `paths.replacing` made",
+    "interop.kinds": "weights that `files.resolve` has fetched",
+    "interop.pickles": "weights that `files.resolve` has fetched",
+    "training.imported": "weights that `files.resolve` has fetched",
+    "training.lock": "of a local workdir",
+    "training.log": "of a local workdir, or of the folder that is uploaded",
+    "training.events": "of the log's folder",
+    "training.upload": "the folder that is uploaded",
+    "streets.write": "the source that is drawn, which is local",
+}
+
+
+def test_only_paths_and_what_is_local_for_sure_opens_files():
+    """Else an address would be taken for a local path somewhere."""
+    found = {name for name, path in MODULES.items() if opens_files(path)}
+    assert found <= LOCAL_ONLY.keys(), "say why its files are local, or let `paths` open them"
+    assert found >= LOCAL_ONLY.keys(), "named for nothing"
+
+
+def opens_files(path):
+    modules = {"shutil", "tempfile"}
+    functions = {"open", "mkdtemp", "scandir", "rmtree", "mkdir", "makedirs", "rename"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import) and modules & {alias.name for alias in node.names}:
+            return True
+        if isinstance(node, ast.Call):
+            called = node.func
+            name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+            # Of a file that is open already, of no file, and of a store.
+            others = ("av.open", "os.open", "tensorstore.KvStore.open")
+            if name in functions and ast.unparse(called) not in others:
+                return True
+    return False
+
+
 def test_every_room_is_in_the_order():
     assert {room(name) for name in MODULES} == {*ROOMS, *BOTTOM, "config", "config_files", "command_line"}
 
@@ -157,6 +206,8 @@ def top_level_imports(path):
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
+        ("dpanet_jax.paths", ("fsspec", "gcsfs", "etils", "tensorstore")),
+        ("dpanet_jax.leases", ("tensorstore",)),
         ("dpanet_jax", ("jax", "flax", "tensorflow_datasets", "grain", "orbax")),
         ("dpanet_jax.__main__", ("jax", "flax", "tensorflow_datasets", "grain", "orbax", "optax")),
         ("dpanet_jax.data.images", ("jax", "tensorflow_datasets", "grain")),

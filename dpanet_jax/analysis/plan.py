@@ -19,7 +19,7 @@ from dpanet_jax import paths
 from dpanet_jax.analysis import chips, report
 from dpanet_jax.analysis.machine import PlanError
 from dpanet_jax.analysis.worker import Request
-from dpanet_jax.data.location import DatasetNotFound, dataset_dir, read_metadata
+from dpanet_jax.data.location import DatasetNotFound, dataset_dir, is_prepared, read_metadata
 from dpanet_jax.errors import UsageError
 
 _SIMULATED = re.compile(r"cpu:([1-9]\d{0,3})")
@@ -35,7 +35,7 @@ def plan(
     search: bool = True,
     variants: bool = True,
     max_compiles: int = 5,
-    output: Path | None = None,
+    output: paths.AnyPath | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Makes a plan, says it, and returns it as it is written to `output`, a file of JSON.
@@ -51,6 +51,8 @@ def plan(
     classes = num_classes or prepared_classes(config)
     weights = tuple(config.loss.class_weights)
     config_lib.check_class_weights(weights, [str(i) for i in range(classes)], config.data.dataset)
+    if output:
+        paths.require_writable(output.parent)
     request = Request(
         config=config_lib.to_dict(config),
         num_classes=classes,
@@ -93,7 +95,7 @@ def prepared_classes(config: ConfigDict) -> int:
     """The number of classes of the config's data set. UsageError where it has not been prepared."""
     name, data_dir = config.data.dataset, config.data.data_dir or None
     folder = dataset_dir(name, data_dir)
-    if not folder.is_dir():
+    if not is_prepared(folder):
         raise DatasetNotFound(
             f"{name} is not prepared in {folder}, so that its number of classes is not known: give"
             " --num_classes"

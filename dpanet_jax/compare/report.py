@@ -63,7 +63,7 @@ def content(numbers: list[Number], mean_iou: dict[str, Any] | None, about: dict[
     }
 
 
-def write(content: dict[str, Any], numbers: list[Number], folder: Path) -> None:
+def write(content: dict[str, Any], numbers: list[Number], folder: paths.AnyPath) -> None:
     """FOLDER/report.json and report.png; files of the same name are replaced whole.
 
     In the JSON, "numbers" lists for every array its group, name, shape, and for each precision "absolute"

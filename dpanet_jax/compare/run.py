@@ -3,7 +3,6 @@
 import itertools
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.interop import twin
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.options import OptionError
+from dpanet_jax.paths import AnyPath, require_writable
 from dpanet_jax.progress import progress_bar
 from dpanet_jax.training.build import training_batches
 from dpanet_jax.training.optimizer import total_steps
@@ -42,7 +42,7 @@ MEAN_IOU_BAR = 0.01
 def run(
     config: ConfigDict,
     weights: str,
-    output: Path,
+    output: AnyPath,
     *,
     split: str = "",
     steps: int = 10,
@@ -104,7 +104,7 @@ def run(
     return content
 
 
-def _require_sound(steps: int, precisions: Iterable[str], output: Path) -> None:
+def _require_sound(steps: int, precisions: Iterable[str], output: AnyPath) -> None:
     if steps < 1:
         raise UsageError(f"--steps={steps}: must be 1 or more")
     for precision in precisions:
@@ -112,6 +112,7 @@ def _require_sound(steps: int, precisions: Iterable[str], output: Path) -> None:
             raise UsageError(f"--precision={precision}: choose {' or '.join(PRECISIONS)}, or both")
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file: --output must be a folder")
+    require_writable(output)
 
 
 def _without_dropout(config: ConfigDict) -> ConfigDict:

@@ -3,9 +3,11 @@
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from dpanet_jax.errors import UsageError
+from dpanet_jax.paths import AnyPath, Remote
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # What keeps every pixel as it was written.
@@ -43,7 +45,7 @@ class NoImages(UsageError, FileNotFoundError):
     """There is no image where one should be."""
 
 
-def find(source: Path, leave_out: Collection[Path] = ()) -> dict[Path, Path]:
+def find(source: AnyPath, leave_out: Collection[AnyPath] = ()) -> dict[Path, AnyPath]:
     """{path relative to `source`, without suffix: file} of what `predict` is to read, in order of name.
 
     Images, videos, and pictures of kinds that are not read, whose reader says so. A single file gives {its
@@ -54,7 +56,8 @@ def find(source: Path, leave_out: Collection[Path] = ()) -> dict[Path, Path]:
     if source.is_file():
         return {Path(source.stem): source}
     if not source.is_dir():
-        what = "neither a file nor a folder" if os.path.lexists(source) else "no such file or folder"
+        is_there = isinstance(source, Path) and os.path.lexists(source)
+        what = "neither a file nor a folder" if is_there else "no such file or folder"
         raise NoImages(f"{source}: {what}")
     suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *UNREAD_SUFFIXES)
     found, problems = files_below(source, suffixes, leave_out)
@@ -67,8 +70,8 @@ def find(source: Path, leave_out: Collection[Path] = ()) -> dict[Path, Path]:
 
 
 def files_below(
-    folder: Path, suffixes: Iterable[str], leave_out: Collection[Path] = ()
-) -> tuple[dict[str, Path], list[str]]:
+    folder: AnyPath, suffixes: Iterable[str], leave_out: Collection[AnyPath] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """{name: file} of the files below `folder` with one of `suffixes`, in order of name, and what is wrong.
 
     A name is the path below the folder with forward slashes, without the suffix. Hidden files and folders
@@ -76,22 +79,36 @@ def files_below(
     a problem that names both. Raises OSError for a folder that cannot be listed.
     """
     suffixes = tuple(suffixes)
-    found: dict[str, Path] = {}
+    found: dict[str, AnyPath] = {}
     problems = []
-    for path in walk(folder, leave_out):
+    for path, below in _below(folder, leave_out):
         if path.suffix.lower() not in suffixes:
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = below.with_suffix("").as_posix()
         if name in found:
             problems.append(f"{found[name]} and {path}: two files of one name; rename or remove one")
         found[name] = path
     return dict(sorted(found.items())), problems
 
 
-def walk(folder: Path, leave_out: Collection[Path] = ()) -> Iterator[Path]:
-    """Every file below `folder`; see `files_below`."""
-    closed = {_identity(path) for path in leave_out if path.is_dir()}
+def walk(folder: Path, leave_out: Collection[AnyPath] = ()) -> Iterator[Path]:
+    """Every file below a local `folder`; see `files_below`."""
+    closed = {_identity(path) for path in leave_out if isinstance(path, Path) and path.is_dir()}
     return _walk(folder, [_identity(folder)], closed)
+
+
+def _below(folder: AnyPath, leave_out: Collection[AnyPath]) -> Iterator[tuple[AnyPath, PurePath]]:
+    """Every file below a folder, and its path from there."""
+    if isinstance(folder, Path):
+        for file in walk(folder, leave_out):
+            yield file, file.relative_to(folder)
+        return
+    closed = {path for path in leave_out if isinstance(path, Remote)}
+    for path in folder.files():
+        below = path.relative_to(folder)
+        above = (folder / parent.as_posix() for parent in below.parents if parent.name)
+        if not any(part.startswith(".") for part in below.parts) and closed.isdisjoint(above):
+            yield path, below
 
 
 def _walk(folder: Path, above: list[tuple[int, int]], closed: set[tuple[int, int]]) -> Iterator[Path]:
@@ -127,7 +144,7 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def says_kind(path: Path) -> str:
+def says_kind(path: AnyPath) -> str:
     """What a picture of a kind that is not read is called, or an empty text."""
     kind = UNREAD_SUFFIXES.get(path.suffix.lower())
     return f"{kind} is not read; save it as PNG" if kind else ""

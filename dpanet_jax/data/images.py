@@ -21,6 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from dpanet_jax.data.finder import says_kind
 from dpanet_jax.errors import DPANetError
+from dpanet_jax.paths import AnyPath, Remote
 
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 # Grey, colour and palette, with and without alpha, and CMYK: 8 bits each, so RGB holds them.
@@ -32,6 +33,8 @@ _EXTRA_SAMPLES = 338
 _NEW_SUBFILE_TYPE, _NO_PICTURE_OF_ITS_OWN = 254, 1 | 4
 # 2 GiB: more than an image of Pillow's limit has in any form.
 _MOST_BYTES = 2**31
+# Bytes of an object that are read for the header.
+_HEADER = 2**17
 
 # What a file that is no image often is, by its first bytes.
 _OTHERS = (
@@ -60,19 +63,19 @@ class ImageError(DPANetError, ValueError):
     """A file is not an image that can be read; the text names it."""
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: AnyPath) -> np.ndarray:
     """uint8 (H, W, 3) RGB from an image file, as viewers show it. Raises ImageError naming it, or OSError."""
     if kind := says_kind(path):
         raise ImageError(f"{path}: {kind}")
     return rgb(upright(decode(read_bytes(path), path)), path)
 
 
-def read_size(path: Path) -> tuple[int, int] | None:
+def read_size(path: AnyPath) -> tuple[int, int] | None:
     """(height, width) of an image file as viewers show it, from its header; None where that tells nothing."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if isinstance(path, Path) and not stat.S_ISREG(os.stat(path).st_mode):
             return None
-        with path.open("rb") as file:
+        with path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes(_HEADER)) as file:
             start = file.read(16)
             file.seek(0)
             if start.startswith(b"RIFF"):  # Its header can only be read with all the rest.
@@ -84,8 +87,10 @@ def read_size(path: Path) -> tuple[int, int] | None:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: AnyPath) -> bytes:
     """A file's content. Raises ImageError for what is no file, is empty or too large; or OSError."""
+    if isinstance(path, Remote):
+        return _read_object(path)
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -93,11 +98,23 @@ def read_bytes(path: Path) -> bytes:
         raise ImageError(f"{path}: {link}") from error
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"{path}: not a file" + " but a folder" * stat.S_ISDIR(status.st_mode))
-    if status.st_size > _MOST_BYTES:
-        raise ImageError(f"{path}: {status.st_size} bytes, of at most {_MOST_BYTES}; cut it into tiles")
-    if not status.st_size:
-        raise ImageError(f"{path}: an empty file")
+    _require_size(path, status.st_size)
     return path.read_bytes()
+
+
+def _read_object(path: Remote) -> bytes:
+    try:
+        _require_size(path, path.size())
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+
+
+def _require_size(path: AnyPath, size: int) -> None:
+    if size > _MOST_BYTES:
+        raise ImageError(f"{path}: {size} bytes, of at most {_MOST_BYTES}; cut it into tiles")
+    if not size:
+        raise ImageError(f"{path}: an empty file")
 
 
 def decode(encoded: bytes, name: object) -> Image.Image:

@@ -20,7 +20,7 @@ _ALIKE = 4
 class DataError(DPANetError, ValueError):
     """Something is wrong with a data set or its source; the message names the files, one a line."""
 
-    def __init__(self, source: Path | str, problems: Sequence[str], shown: int = 10) -> None:
+    def __init__(self, source: object, problems: Sequence[str], shown: int = 10) -> None:
         self.problems = tuple(problems)
         if len(problems) == 1:
             super().__init__(f"{source}: {problems[0]}")

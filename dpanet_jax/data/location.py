@@ -10,6 +10,7 @@ from dpanet_jax import paths
 from dpanet_jax.data.datasets import DATASETS
 from dpanet_jax.data.listing import DataError
 from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.paths import AnyPath, PathLike
 
 VERSION = "1.0.0"
 _DEFAULT_CONFIG = "default"
@@ -41,29 +42,37 @@ def split_name(dataset: str) -> tuple[str, str | None]:
     return name, config
 
 
-def resolve_data_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The absolute folder of all data sets: `data_dir`, or TFDS's $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+def resolve_data_dir(data_dir: PathLike | None = None) -> AnyPath:
+    """The folder of all data sets: `data_dir`, or TFDS's $TFDS_DATA_DIR, or ~/tensorflow_datasets.
 
-    Raises UsageError for an address such as gs://BUCKET.
+    What is local is absolute. Raises UsageError for an address that cannot be read.
     """
-    return paths.local(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return paths.anywhere(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
-def dataset_dir(dataset: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
+def dataset_dir(dataset: str, data_dir: PathLike | None = None) -> AnyPath:
     """The folder of the prepared data set, whether or not it is there."""
     name, config = split_name(dataset)
     root = resolve_data_dir(data_dir)
     return root / name / config / VERSION if config else root / name / VERSION
 
 
-def prepare_command(dataset: str, data_dir: str | os.PathLike[str] | None = None) -> str:
+def is_prepared(target: AnyPath) -> bool:
+    """Whether a data set is in its folder, as `dataset_dir` returns it.
+
+    A local folder takes its name when it is whole; in a store, `metadata.json` is written last.
+    """
+    return target.is_dir() if isinstance(target, Path) else (target / "metadata.json").exists()
+
+
+def prepare_command(dataset: str, data_dir: PathLike | None = None) -> str:
     """The command line that prepares `dataset`, for error messages."""
     source = " --source=DIR" if DATASETS[split_name(dataset)[0]].needs_source else ""
     where = f" --data_dir={data_dir}" if data_dir else ""
     return f"python -m dpanet_jax prepare --dataset={dataset}{source}{where}"
 
 
-def read_metadata(target: Path) -> dict[str, Any]:
+def read_metadata(target: AnyPath) -> dict[str, Any]:
     """What `prepare` stored beside the records.
 
     classes: see `Classes.to_dict`. fingerprint: text. sizes: {split: (height, width) of every example}.
@@ -79,6 +88,8 @@ def read_metadata(target: Path) -> dict[str, Any]:
             key: metadata[key] for key in ("classes", "fingerprint", "sizes", "source", "options")
         }
         return whole | metadata
+    except paths.RemoteError:
+        raise  # Nothing is known of what is stored.
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             target, [f"metadata.json is not what prepare writes ({error}); prepare it anew with --overwrite"]

@@ -5,7 +5,8 @@
     python -m dpanet_jax prepare --dataset=streets                    (drawn, needs no source)
 
 Everything is written under a staging folder beside its place and renamed when it is complete, so a
-data set is either whole or not there.
+data set is either whole or not there. One for a bucket is written to a temporary folder, and uploaded when it
+is complete, `metadata.json` last: without that, it is not there.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +32,16 @@ from dpanet_jax.data.datasets import DATASETS
 from dpanet_jax.data.listing import DataError, DataSet, Listing
 from dpanet_jax.data.location import (
     dataset_dir,
+    is_prepared,
     prepare_command,
     read_metadata,
     resolve_data_dir,
     split_name,
 )
 from dpanet_jax.errors import DPANetError, UsageError
-from dpanet_jax.progress import is_main_process, progress_bar
+from dpanet_jax.leases import Held, Lease
+from dpanet_jax.paths import AnyPath, PathLike, Remote
+from dpanet_jax.progress import is_main_process, message, progress_bar
 
 _STAGING = ".incomplete"
 _REPLACED = ".replaced"
@@ -60,7 +65,7 @@ class Prepared:
     """
 
     dataset: str
-    path: Path
+    path: AnyPath
     already: bool
     splits: dict[str, int]
     unlabelled: tuple[str, ...]
@@ -86,7 +91,7 @@ class Prepared:
 
 def prepare(
     dataset: str,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     source: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     *,
@@ -96,11 +101,12 @@ def prepare(
     """Checks a whole source, then stores it under `data_dir` in the form that `open_split` reads.
 
     dataset: a name in `datasets.DATASETS`, such as "streets", "camvid" or "folder"; "folder/NAME" keeps
-    several apart. data_dir: TFDS's default without it. source: the folder with the files; for streets, where
-    its images are kept (default data_dir/downloads/streets). options: those of the data set, such as
-    num_train, num_val, size and seed of streets, or image_suffix and label_suffix of a folder. overwrite:
-    replace what is there, once the new one is complete. quiet: print nothing; else a table of the labelled
-    pixels by class and split, and the notes.
+    several apart. data_dir: TFDS's default without it. source: the local folder with the files; for streets,
+    where its images are kept (default data_dir/downloads/streets, or the cache where data_dir is in a
+    bucket). options: those of the data set, such as num_train, num_val, size and seed of streets, or
+    image_suffix and label_suffix of a folder. overwrite: replace what is there, once the new one is complete
+    (in a bucket, it is not there while the new one is uploaded). quiet: print nothing; else a table of the
+    labelled pixels by class and split, and the notes.
 
     Raises DataError (a ValueError) that lists all that is wrong with the source, before anything is
     written; UsageError (a ValueError) for an unknown data set or option, or when the folder that is prepared
@@ -113,10 +119,10 @@ def prepare(
     root = resolve_data_dir(data_dir)
     files = paths.local(source) if source else None
     target = dataset_dir(dataset, root)
-    if (target.parent / _REPLACED).is_dir():
+    if isinstance(target, Path) and (target.parent / _REPLACED).is_dir():
         with _lock(target):
             _put_back(target)
-    if target.is_dir() and not overwrite:
+    if is_prepared(target) and not overwrite:
         given = {key: chosen[key] for key in options}
         prepared = _already_prepared(dataset, target, files, chosen if kind.draw and given else given)
         _show(prepared, quiet)
@@ -124,7 +130,8 @@ def prepare(
     if files is None and kind.needs_source:
         raise UsageError(f"{dataset} needs its files: {prepare_command(dataset, data_dir)}")
 
-    files = files or root / "downloads" / name
+    files = files or (root if isinstance(root, Path) else paths.cache_folder()) / "downloads" / name
+    paths.require_writable(target.parent)
     if kind.draw is not None:
         kind.draw(files, kind.options and kind.options(**chosen), quiet)
     if not files.is_dir():
@@ -147,8 +154,16 @@ def prepare(
         "pixels": contents.census.pixels(),
         "notes": contents.census.notes(),
     }
-    with _lock(target):
-        _store(name, config, listing, contents.rewritten, metadata, target, quiet)
+    if isinstance(target, Path):
+        with _lock(target):
+            _store(name, config, listing, contents.rewritten, metadata, target, quiet)
+    else:
+        with _lease(target), tempfile.TemporaryDirectory(prefix="dpanet_jax_") as here:
+            made = Path(here, target.parent.name, target.name)
+            _store(name, config, listing, contents.rewritten, metadata, made, quiet)
+            # While it is replaced, it is not there.
+            paths.remove_folder(target, first=("metadata.json",))
+            paths.upload_folder(made, target, last=("metadata.json",))
     prepared = _summary(dataset, target, already=False)
     _show(prepared, quiet)
     return prepared
@@ -174,7 +189,7 @@ def _read_options(dataset: str, kind: DataSet, given: Mapping[str, Any]) -> dict
 
 
 def _already_prepared(
-    dataset: str, target: Path, source: Path | None, options: Mapping[str, Any]
+    dataset: str, target: AnyPath, source: Path | None, options: Mapping[str, Any]
 ) -> Prepared:
     metadata = read_metadata(target)
     name = split_name(dataset)[0]
@@ -199,7 +214,7 @@ def _already_prepared(
     return _summary(dataset, target, already=True)
 
 
-def _summary(dataset: str, target: Path, already: bool) -> Prepared:
+def _summary(dataset: str, target: AnyPath, already: bool) -> Prepared:
     metadata = read_metadata(target)
     return Prepared(
         dataset=dataset,
@@ -226,6 +241,21 @@ def _lock(target: Path) -> Iterator[None]:
                 f"another process is preparing {target}; wait until it is done"
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def _lease(target: Remote) -> Iterator[None]:
+    """`_lock`, in a bucket. Of the kinds of stores, Google's alone was tried."""
+    if target.scheme != "gs":
+        yield
+        return
+    try:
+        with Lease(target.parent, tell=message):
+            yield
+    except Held as error:
+        raise PreparedElsewhere(
+            f"another process ({error.holder}) is preparing {target}; wait until it is done"
+        ) from error
 
 
 def _store(

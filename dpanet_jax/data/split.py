@@ -15,10 +15,13 @@ from dpanet_jax.data.listing import DataError
 from dpanet_jax.data.location import (
     DatasetNotFound,
     dataset_dir,
+    is_prepared,
     prepare_command,
     read_metadata,
 )
+from dpanet_jax.data.staging import local_copy
 from dpanet_jax.errors import UsageError, is_out_of_memory
+from dpanet_jax.paths import PathLike, cache_folder
 
 _ENCODED = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
 
@@ -68,7 +71,7 @@ class Split:
         return example | {"name": name}
 
 
-def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> Split:
+def open_split(dataset: str, split: str, data_dir: PathLike | None = None) -> Split:
     """Opens a split of what `prepare` stored.
 
     dataset: "streets", "camvid", "folder" or "folder/NAME". split: "train", "val" or "test"; TFDS's
@@ -78,12 +81,13 @@ def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> 
     FileNotFoundError) with the command to run where it has not been prepared; DataError (a ValueError)
     where what is stored is not whole.
     """
-    folder = dataset_dir(dataset, data_dir)
-    if not folder.is_dir():
+    stored = dataset_dir(dataset, data_dir)
+    if not is_prepared(stored):
         raise DatasetNotFound(
-            f"{dataset} is not prepared in {folder}; run: {prepare_command(dataset, data_dir)}"
+            f"{dataset} is not prepared in {stored}; run: {prepare_command(dataset, data_dir)}"
         )
-    metadata = read_metadata(folder)
+    metadata = read_metadata(stored)
+    folder = local_copy(stored, lambda name: name.endswith(".json"))
     with _readable(folder):
         builder = tfds.builder_from_directory(folder)
     try:
@@ -103,6 +107,9 @@ def open_split(dataset: str, split: str, data_dir: str | Path | None = None) -> 
         labelled = not any(part.splitname in metadata["unlabelled"] for part in parts)
     if not sizes:
         raise UsageError(f"split {split!r} of {dataset} holds no example")
+    with _readable(folder):
+        records = {name for part in parts for name in builder.info.splits[part.splitname].filenames}
+    local_copy(stored, records.__contains__)
     with _readable(folder):
         source = builder.as_data_source(split, decoders=_ENCODED)
         count = len(source)
@@ -128,7 +135,6 @@ def _readable(folder: Path | None) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise DataError(
-            folder or Path(),
-            [f"what is stored cannot be read ({reason}); prepare it anew with --overwrite"],
-        ) from error
+        is_copy = folder is not None and folder.is_relative_to(cache_folder())
+        advice = "remove this copy, and run again" if is_copy else "prepare it anew with --overwrite"
+        raise DataError(folder or Path(), [f"what is stored cannot be read ({reason}); {advice}"]) from error

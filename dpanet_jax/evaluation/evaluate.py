@@ -9,7 +9,7 @@ from typing import Any
 from dpanet_jax import hosts
 from dpanet_jax.data import pipeline
 from dpanet_jax.data.split import Split
-from dpanet_jax.errors import OutOfMemory, is_out_of_memory
+from dpanet_jax.errors import OutOfMemory, UsageError, is_out_of_memory
 from dpanet_jax.evaluation.figures import Kept
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 from dpanet_jax.evaluation.protocols import Protocol
@@ -34,9 +34,15 @@ def evaluate(
 ) -> Evaluated:
     """Every image once, padding never, over all processes; `batch_size` is of all of them together.
 
-    `variables` are what `protocol.put` returned; `keep` the indices of examples to keep; `progress` wraps the
-    iterable of batches. Raises UsageError for a split without labels, and OutOfMemory.
+    variables: what `protocol.put` returned. keep: the indices of examples to keep. progress: wraps the
+    iterable of batches. Raises UsageError for a split without labels, or a batch that does not split evenly
+    over the hosts, and OutOfMemory.
     """
+    if batch_size % hosts.count():
+        raise UsageError(
+            f"a batch of {batch_size} (--batch_size, config.evaluation.batch_size) does not split evenly "
+            f"over {hosts.count()} hosts"
+        )
     matrix = ConfusionMatrix(len(split.classes.names))
     kept = {}
     batches = pipeline.eval_batches(split, batch_size, hosts.index(), hosts.count())

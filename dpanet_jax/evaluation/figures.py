@@ -1,7 +1,6 @@
 """Pictures of predictions: colours, overlays, and sheets with image, label and prediction."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +87,7 @@ def comparison(kept: Iterable[Kept], classes: Classes, width: int = 320) -> np.n
     )
 
 
-def save(picture: np.ndarray, path: Path) -> Path:
+def save(picture: np.ndarray, path: paths.AnyPath) -> paths.AnyPath:
     """Writes a PNG, whole or not at all: uint8 (H, W, 3) in colour or (H, W) in grey. Returns `path`.
 
     Raises OSError naming the file.

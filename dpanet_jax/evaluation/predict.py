@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from dpanet_jax.errors import DPANetError, UsageError
 from dpanet_jax.evaluation import figures, video
 from dpanet_jax.evaluation.trained import TrainedModel
 from dpanet_jax.evaluation.writers import Writers
+from dpanet_jax.paths import AnyPath, Remote, anywhere, require_writable
 
 KINDS = ("ids", "color", "overlay")
 
 # Images of one size share a batch up to so many pixels and images, on each device.
 _PIXELS, _IMAGES = 2**21, 16
+# To a store at a time, whose answers take longer than their content.
+_REQUESTS = 16
 
 
 class PredictError(DPANetError):
@@ -58,33 +61,24 @@ class Predicted:
             raise PredictError(self.failed[0] if total == 1 else "\n  ".join(lines))
 
 
-def earlier_outputs(output: Path) -> list[Path]:
+def earlier_outputs(output: AnyPath) -> list[AnyPath]:
     """The folders that hold no input, though they may lie among it: what is written, now and before."""
     return [output, *(output / kind for kind in KINDS)]
 
 
-def check_output(output: Path, found: Mapping[Path, Path]) -> None:
+def check_output(output: AnyPath, found: Mapping[Path, AnyPath]) -> None:
     """Raises UsageError where the outputs for `found` cannot be written under the folder `output`.
 
     A file of that name is there, two inputs would write one file, an output would replace an input, or all
     are videos and what reads them is not installed.
     """
-    there = next(folder for folder in (output, *output.parents) if os.path.lexists(folder))
-    if not there.is_dir():
-        what = (
-            "--output must be a folder"
-            if there == output
-            else f"--output={output} must be a folder below one"
-        )
-        raise UsageError(f"{there} is a file: {what}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{there}: nothing may be written there")
-    inputs = {os.path.realpath(path): path for path in found.values()}
-    written: dict[Path, Path] = {}
+    _require_folder(output)
+    inputs = {_real(path): path for path in found.values()}
+    written: dict[AnyPath, AnyPath] = {}
     folders = {name: path for name, path in found.items() if is_video(path)}
     if folders and not video.is_installed() and len(folders) == len(found):
         raise UsageError(video.not_installed(next(iter(folders.values()))))
-    roots = {kind: Path(os.path.realpath(output / kind)) for kind in KINDS}
+    roots = {kind: anywhere(_real(output / kind)) for kind in KINDS}
     for name, path in found.items():
         below = next((parent for parent in name.parents if parent in folders), None)
         if below is not None:
@@ -99,12 +93,35 @@ def check_output(output: Path, found: Mapping[Path, Path]) -> None:
                 )
 
 
-def is_video(path: Path) -> bool:
+def _require_folder(output: AnyPath) -> None:
+    """Raises UsageError, or RemoteError, where `output` is no folder and cannot become one."""
+    if isinstance(output, Remote):
+        if output.is_file():
+            raise UsageError(f"{output} is a file: --output must be a folder")
+        require_writable(output)
+        return
+    there = next(folder for folder in (output, *output.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        what = (
+            "--output must be a folder"
+            if there == output
+            else f"--output={output} must be a folder below one"
+        )
+        raise UsageError(f"{there} is a file: {what}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{there}: nothing may be written there")
+
+
+def _real(path: AnyPath) -> str:
+    return os.path.realpath(path) if isinstance(path, Path) else str(path)
+
+
+def is_video(path: AnyPath) -> bool:
     """Whether a file is taken for a video, by its suffix."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _targets(name: Path, path: Path, roots: Mapping[str, Path]) -> dict[str, Path]:
+def _targets(name: Path, path: AnyPath, roots: Mapping[str, AnyPath]) -> dict[str, AnyPath]:
     """{kind: where it goes} of one input; a video's ids go to a folder."""
     suffix = ".mp4" if is_video(path) else ".png"
     targets = {kind: (root / name).with_name(name.name + suffix) for kind, root in roots.items()}
@@ -113,8 +130,8 @@ def _targets(name: Path, path: Path, roots: Mapping[str, Path]) -> dict[str, Pat
 
 def predict_files(
     model: TrainedModel,
-    found: Mapping[Path, Path],
-    output: Path,
+    found: Mapping[Path, AnyPath],
+    output: AnyPath,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     train_ids: bool = False,
 ) -> Predicted:
@@ -162,7 +179,7 @@ class _Sized:
 
 def _predict_images(
     model: TrainedModel,
-    found: Mapping[Path, Path],
+    found: Mapping[Path, AnyPath],
     finish: Callable[[Path, np.ndarray, np.ndarray], None],
     done: Predicted,
 ) -> Iterator[Path]:
@@ -189,11 +206,10 @@ def _predict_images(
             yield from names
 
 
-def _batches(found: Mapping[Path, Path]) -> Iterator[tuple[list[Path], int]]:
+def _batches(found: Mapping[Path, AnyPath]) -> Iterator[tuple[list[Path], int]]:
     """(names of images of one size, rows of their batch); all batches of one size have as many rows."""
     by_size: dict[Any, list[Path]] = {}
-    for name, path in found.items():
-        size = images.read_size(path)
+    for name, size in zip(found, _sizes(found.values()), strict=True):
         by_size.setdefault(size or name, []).append(name)
     for size, names in by_size.items():
         most = rows_of_a_batch(size) if isinstance(size, tuple) else 1
@@ -203,6 +219,13 @@ def _batches(found: Mapping[Path, Path]) -> Iterator[tuple[list[Path], int]]:
             yield names[start : start + rows], rows
 
 
+def _sizes(files: Collection[AnyPath]) -> list[tuple[int, int] | None]:
+    if not any(isinstance(path, Remote) for path in files):
+        return [images.read_size(path) for path in files]
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as readers:
+        return list(readers.map(images.read_size, files))
+
+
 def rows_of_a_batch(size: tuple[int, int]) -> int:
     """How many images of a (height, width) one batch holds at most, over this host's devices."""
     return jax.local_device_count() * max(1, min(_IMAGES, _PIXELS // max(1, size[0] * size[1])))
@@ -210,7 +233,7 @@ def rows_of_a_batch(size: tuple[int, int]) -> int:
 
 def _read_ahead(
     readers: concurrent.futures.Executor,
-    found: Mapping[Path, Path],
+    found: Mapping[Path, AnyPath],
     batches: Iterable[tuple[list[Path], int]],
 ) -> Iterator[tuple[list[Path], int, list["concurrent.futures.Future[np.ndarray]"]]]:
     """Each batch while the next one is read."""
@@ -258,12 +281,12 @@ def batch_labels(model: TrainedModel, batch: list[np.ndarray], rows: int) -> lis
 
 
 def _write(
-    targets: Mapping[str, Path],
+    targets: Mapping[str, AnyPath],
     image: np.ndarray,
     labels: np.ndarray,
     classes: Classes,
     to_id: np.ndarray,
-    path: Path,
+    path: AnyPath,
     done: Predicted,
 ) -> None:
     try:
@@ -280,8 +303,8 @@ def _write(
 
 def _predict_video(
     model: TrainedModel,
-    path: Path,
-    targets: Mapping[str, Path],
+    path: AnyPath,
+    targets: Mapping[str, AnyPath],
     to_id: np.ndarray,
     writers: Writers,
     progress: Callable[[Iterable[Any]], Iterable[Any]],

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 from dpanet_jax import paths
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 from dpanet_jax.evaluation.trained import TrainedModel
+from dpanet_jax.paths import AnyPath
 from dpanet_jax.version import provenance
 
 _SUMMARY = {
@@ -55,10 +55,10 @@ def _percent(value: float) -> str:
 def write_files(
     matrix: ConfusionMatrix,
     names: Sequence[str],
-    stem: Path,
+    stem: AnyPath,
     about: dict[str, Any],
     absent: str = "exclude",
-) -> Path:
+) -> AnyPath:
     """Writes STEM.json (every figure, the counts and `about`) and STEM.csv (the table per class).
 
     Fractions in [0, 1]; NaN (no such pixel) is null in JSON and empty in CSV. Returns the JSON's path.
@@ -91,7 +91,7 @@ def _number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def write_report(model: TrainedModel, matrix: ConfusionMatrix, workdir: Path, split_name: str) -> Path:
+def write_report(model: TrainedModel, matrix: ConfusionMatrix, workdir: AnyPath, split_name: str) -> AnyPath:
     """WORKDIR/evaluation/SPLIT_PROTOCOL.json and .csv; at another base_size than the run's, …_SIZE.json.
 
     The protocol is the one that was run. Returns the JSON's path.

@@ -1,7 +1,5 @@
 """A trained model from its checkpoint alone. Imports neither TFDS nor Grain."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation import protocols
 from dpanet_jax.models.precision import computing_in, param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
+from dpanet_jax.paths import AnyPath, PathLike
 
 _ATTEMPTS = 3  # to read a checkpoint of a run that is training meanwhile
 
@@ -29,7 +28,7 @@ class TrainedModel:
     protocol and base_size: the run's own, unless they were given.
     """
 
-    def __init__(self, folder: Path, base_size: int | None = None, protocol: str | None = None) -> None:
+    def __init__(self, folder: AnyPath, base_size: int | None = None, protocol: str | None = None) -> None:
         about = checkpoint.load_about(folder)
         self.config = config_lib.from_dict(about["config"], checkpoint.written_by(about))
         self.step = int(folder.name) if folder.name.isdigit() else None
@@ -80,7 +79,7 @@ class TrainedModel:
 
 
 def load_trained(
-    workdir_or_checkpoint: str | os.PathLike[str],
+    workdir_or_checkpoint: PathLike,
     which: str | int = "best",
     base_size: int | None = None,
     protocol: str | None = None,
@@ -97,7 +96,7 @@ def load_trained(
     raise AssertionError("unreachable")
 
 
-def _whole_ones(damaged: Path) -> str:
+def _whole_ones(damaged: AnyPath) -> str:
     """Which checkpoints beside a damaged one can be read, in words."""
     folder = damaged.parent
     others = [step for step in checkpoint.steps_of(folder) if str(step) != damaged.name]

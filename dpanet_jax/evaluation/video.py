@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +25,7 @@ def is_installed() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def not_installed(path: Path) -> str:
+def not_installed(path: paths.AnyPath) -> str:
     """What is said of a video where PyAV is not installed."""
     return f"{path}: a video, which takes PyAV to read: pip install 'dpanet_jax[video]' (or: pip install av)"
 
@@ -47,7 +45,7 @@ class Clip:
     opened: what is to be closed.
     """
 
-    path: Path
+    path: paths.AnyPath
     length: int
     rate: Fraction
     time_base: Fraction
@@ -55,7 +53,7 @@ class Clip:
     opened: contextlib.ExitStack
 
 
-def open_video(path: Path, rows: Callable[[np.ndarray], int]) -> Clip:
+def open_video(path: paths.AnyPath, rows: Callable[[np.ndarray], int]) -> Clip:
     """Opens a video; its frames come in batches of `rows(a frame)`. Raises ImageError naming it."""
     if not is_installed():
         raise ImageError(not_installed(path))
@@ -77,7 +75,7 @@ def open_video(path: Path, rows: Callable[[np.ndarray], int]) -> Clip:
         return Clip(path, stream.frames, rate, time_base, _in_batches(frames, rows), opened.pop_all())
 
 
-def _frames(container: Any, stream: Any, path: Path) -> Iterator[Frame]:
+def _frames(container: Any, stream: Any, path: paths.AnyPath) -> Iterator[Frame]:
     import av
 
     stream.thread_type = "AUTO"
@@ -117,7 +115,7 @@ def _in_batches(frames: Iterator[Frame], rows: Callable[[np.ndarray], int]) -> I
 
 def segment(
     clip: Clip,
-    targets: Mapping[str, Path],
+    targets: Mapping[str, paths.AnyPath],
     label: Callable[[list[np.ndarray]], list[np.ndarray]],
     classes: Classes,
     to_id: np.ndarray,
@@ -130,7 +128,7 @@ def segment(
     """
     with clip.opened, contextlib.ExitStack() as stack:
         # What ends first takes its place first, so the folder of ids comes last.
-        ids = stack.enter_context(_folder(targets["ids"]))
+        ids = stack.enter_context(paths.replacing_folder(targets["ids"]))
         outputs = [stack.enter_context(paths.replacing(targets[kind])) for kind in ("color", "overlay")]
         color, overlay = (stack.enter_context(_Writer(file, clip)) for file in outputs)
         number = 0
@@ -142,22 +140,6 @@ def segment(
                 yield number
                 number += 1
         writers.finish()
-
-
-@contextlib.contextmanager
-def _folder(target: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes `target`'s place when the block ends without error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".writing.", dir=target.parent))
-    try:
-        unfinished = staging / target.name
-        unfinished.mkdir()
-        yield unfinished
-        if target.is_dir():
-            target.rename(staging / "replaced")
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 class _Writer:

@@ -1,6 +1,5 @@
 """Files of weights: read from the disk or from the Hugging Face Hub, and written."""
 
-import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,8 +10,8 @@ from dpanet_jax.interop.errors import WeightsError
 from dpanet_jax.interop.kinds import kind_of, require_no_folder
 from dpanet_jax.interop.pickles import read_torch
 
-# A local path, or an address on the Hub.
-Source: TypeAlias = str | os.PathLike[str]
+# A local path, or an address in a bucket or on the Hub.
+Source: TypeAlias = paths.PathLike
 HUB = "hf://"
 DEFAULT_FILE = "model.safetensors"
 # PyTorch-Encoding and DANet save theirs as .pth.tar, which is no archive, PyTorch's tutorials as .tar; .bin
@@ -54,16 +53,18 @@ def write_state_dict(state_dict: dict[str, np.ndarray], path: Source) -> None:
     require_writable(path)
     # The format's writer takes an array's memory as it lies, in whatever order.
     arrays = {name: np.ascontiguousarray(value) for name, value in state_dict.items()}
-    with paths.replacing(paths.local(path)) as unfinished:
+    with paths.replacing(paths.anywhere(path)) as unfinished:
         save_file(arrays, unfinished, metadata={"format": "pt"})
 
 
 def require_writable(path: Source) -> None:
     """Raises WeightsError where a state dict cannot be written to `path`: its suffix, or no such folder."""
-    file = paths.local(path)
+    file = paths.anywhere(path)
     if file.suffix != ".safetensors":
         raise WeightsError(f"{file}: weights are written to a file that ends in .safetensors")
-    if not file.parent.is_dir():
+    if isinstance(file, paths.Remote):
+        paths.require_writable(file.parent)
+    elif not file.parent.is_dir():
         raise WeightsError(f"{file}: there is no folder {file.parent}")
     if file.is_dir():
         raise WeightsError(f"{file}: is a folder")
@@ -76,15 +77,18 @@ def require_weights_suffix(path: Source) -> None:
 
 
 def resolve(path: Source) -> Path:
-    """A local path, absolute; hf://OWNER/NAME[@REVISION][/FILE] → the file in the Hub's cache.
+    """A local path, absolute; of an address in a bucket, and of hf://OWNER/NAME[@REVISION][/FILE], the copy.
 
     FILE is model.safetensors where none is given, and may be in a folder. The file is downloaded where the
-    cache has no newer one, which HF_HOME places; without a network the cached one serves. Raises
+    Hub's cache has no newer one, which HF_HOME places; without a network the cached one serves. Raises
     WeightsError where huggingface_hub is not installed, and for an address that is malformed, leads
     nowhere, or cannot be reached.
     """
     if not str(path).startswith(HUB):
-        return paths.local(path)
+        file_there = paths.anywhere(path)
+        if isinstance(file_there, paths.Remote) and not file_there.is_file():
+            raise WeightsError(f"{file_there}: there is no such file")
+        return paths.fetched(file_there)
     owner, name, revision, file = parse_address(str(path))
     require_weights_suffix(f"{HUB}{owner}/{name}/{file}")
     try:

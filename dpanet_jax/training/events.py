@@ -14,11 +14,14 @@ _SECONDS = 30  # between two flushes, each of which waits for the disk
 
 
 class Events:
-    """Scalars and pictures by step; TensorBoard hides those of an earlier file from `purge_step` on."""
+    """Scalars and pictures by step; TensorBoard hides those of an earlier file from `purge_step` on.
 
-    def __init__(self, folder: Path, purge_step: int) -> None:
+    A file's name ends with the second, the host and `suffix`.
+    """
+
+    def __init__(self, folder: Path, purge_step: int, suffix: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
+        self._writer = EventsWriter(str(folder / "events"), suffix)
         self._write(Event(step=purge_step, file_version="brain.Event:2"))
         self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
         self.flush()

@@ -14,7 +14,7 @@ from dpanet_jax import checkpoint, models, paths, version
 from dpanet_jax import config as config_lib
 from dpanet_jax.config import ConfigError, Sections
 from dpanet_jax.data.classes import Classes, read_classes
-from dpanet_jax.data.location import dataset_dir, prepare_command, read_metadata
+from dpanet_jax.data.location import dataset_dir, is_prepared, prepare_command, read_metadata
 from dpanet_jax.errors import UsageError
 from dpanet_jax.interop import files
 from dpanet_jax.interop import torch as torch_weights
@@ -28,9 +28,9 @@ from dpanet_jax.training.workdir import Workdir
 def import_torch(
     config: ConfigDict,
     weights: str,
-    workdir: str | os.PathLike[str],
+    workdir: paths.PathLike,
     classes: str | os.PathLike[str] | None = None,
-) -> Path:
+) -> paths.AnyPath:
     """Makes `workdir` with a checkpoint of step 0 that holds the weights of a file; returns that checkpoint.
 
     weights: as config.model.pretrained, whose place it takes; of a whole network. classes: a classes.csv, for
@@ -50,14 +50,14 @@ def import_torch(
     provenance = {
         **version.provenance(),
         "imported": {
-            "file": weights if weights.startswith(files.HUB) else str(file),
+            "file": weights if paths.is_address(weights) else str(file),
             "sha256": _sha256(file),
         },
     }
     stored = config_lib.to_dict(config)
     # The batches that a run reads start with the first: there is no state of them yet.
     about = {"config": stored, "classes": names.to_dict(), "provenance": provenance, "data": {}}
-    with paths.new_folder(folder) as unfinished:
+    with paths.new_folder(folder, last=(*reversed(checkpoint.COMMITTED), "config.json")) as unfinished:
         with checkpoint.Checkpoints(unfinished) as checkpoints:
             checkpoints.save(state, about)
             checkpoints.wait()
@@ -82,8 +82,9 @@ def _check(config: ConfigDict) -> None:
     config_lib.check_config(config)
 
 
-def _free_folder(workdir: str | os.PathLike[str]) -> Path:
-    folder = paths.local(workdir)
+def _free_folder(workdir: paths.PathLike) -> paths.AnyPath:
+    folder = checkpoint.folder_of(workdir).parent
+    paths.require_writable(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder} is there already and is not empty: give another --workdir")
     if folder.exists() and not folder.is_dir():
@@ -96,7 +97,7 @@ def _classes(options: Sections, path: str | os.PathLike[str] | None) -> Classes:
     data = options.data
     given = None if path is None else read_classes(paths.local(path))
     prepared = dataset_dir(data.dataset, data.data_dir or None)
-    if not prepared.is_dir():
+    if not is_prepared(prepared):
         if given is None:
             raise UsageError(
                 f"the classes are not known: {data.dataset} is not prepared in {prepared}. Give "

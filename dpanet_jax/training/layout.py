@@ -76,11 +76,10 @@ class Jit:
     def __init__(
         self, devices: Sequence[jax.Device] | None = None, sharding: Sharding = _NOTHING_MORE
     ) -> None:
+        devices = in_order(jax.devices() if devices is None else devices)
         # Auto and not make_mesh's default, Explicit: nn.Conv's gradient does not take the latter.
         self.mesh = Mesh(
-            np.asarray(in_order(jax.devices()) if devices is None else devices).reshape(-1, sharding.space),
-            (AXIS, SPACE),
-            axis_types=(AxisType.Auto,) * 2,
+            np.asarray(devices).reshape(-1, sharding.space), (AXIS, SPACE), axis_types=(AxisType.Auto,) * 2
         )
         self.sharding = sharding
         self.whole = NamedSharding(self.mesh, PartitionSpec())
@@ -132,7 +131,8 @@ class Jit:
             x = np.asarray(x)
             return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
-        return jax.tree.map(put, state, self.state_shardings(state))
+        laid: TrainState = jax.tree.map(put, state, self.state_shardings(state))
+        return laid
 
     def put_batch(self, batch: Batch) -> Batch:
         """This host's block of rows (B / blocks, …) → arrays of the global batch (B, …)."""
@@ -153,10 +153,11 @@ class Jit:
     def block(self) -> tuple[int, int]:
         """(index, count): which of how many contiguous blocks of the global batch's rows this host reads.
 
-        Hosts that share images, where `space` is more than the devices of one, read the same rows.
+        Hosts whose devices share images read the same block.
         """
-        sharing = max(1, self.sharding.space // jax.local_device_count())
-        return hosts.index() // sharing, hosts.count() // sharing
+        here = jax.process_index()
+        rows = [i for i, row in enumerate(self.mesh.devices) if here in {each.process_index for each in row}]
+        return rows[0] // len(rows), len(self.mesh.devices) // len(rows)
 
     def take_state(self, state: TrainState) -> TrainState:
         """The inverse of `put_state`: the state as plain arrays, each of them whole."""
@@ -189,7 +190,7 @@ class Pmap:
     axis_name: str | None = AXIS
 
     def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
-        self.devices = in_order(jax.devices()) if devices is None else list(devices)
+        self.devices = in_order(jax.devices() if devices is None else devices)
         self.local = [device for device in self.devices if device.process_index == jax.process_index()]
 
     def gather(self, params: Any) -> Any:

@@ -78,7 +78,12 @@ def _make(folder: Path) -> list[Path]:
 def _in_use(workdir: Path, file: IO[str]) -> str:
     file.seek(0)
     pid, _, host = file.read().strip().partition(" ")
-    who = f" (process {pid} on {host})" if pid.isdecimal() and host else ""
+    return in_use(workdir, f"process {pid} on {host}" if pid.isdecimal() and host else "")
+
+
+def in_use(workdir: object, holder: str) -> str:
+    """What is said of a workdir that another run holds; `holder` is empty where it is not known."""
+    who = f" ({holder})" if holder else ""
     return f"{workdir} is in use by another run{who}: wait until it ends, or give another --workdir"
 
 

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,9 +12,13 @@ import numpy as np
 
 from dpanet_jax import paths
 from dpanet_jax.evaluation import figures
-from dpanet_jax.training.errors import NotFinite
+from dpanet_jax.training.errors import NotFinite, TrainingError
 from dpanet_jax.training.events import Events
 from dpanet_jax.training.layout import Metrics
+from dpanet_jax.training.upload import LogUpload
+
+# Bytes from which on a file of events that is uploaded is followed by a new one.
+_LARGE = 2**23
 
 
 class RunLog:
@@ -21,18 +26,30 @@ class RunLog:
 
     A run that goes on from step `step` first drops what was logged after it: those steps come again. So
     does that step's evaluation where it was not finished (`evaluated` False). With `writes` False, as in all
-    processes but one, nothing is written.
+    processes but one, nothing is written. The log of a workdir in a bucket is there after `sync`, which also
+    happens now and then; `may_write` is what `LogUpload` takes.
     """
 
-    def __init__(self, workdir: Path, step: int = 0, writes: bool = True, evaluated: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: paths.AnyPath,
+        step: int = 0,
+        writes: bool = True,
+        evaluated: bool = True,
+        may_write: Callable[[], object] = lambda: None,
+    ) -> None:
         self._workdir = workdir
         self._file: TextIO | None = None
+        self._upload: LogUpload | None = None
         if writes:
+            if isinstance(workdir, paths.Remote):
+                self._upload = LogUpload(workdir, may_write)
+                workdir = self._upload.folder
             path = workdir / "metrics.jsonl"
             if path.exists():
                 _keep_until(path, step, evaluated)
             self._file = open(path, "a", buffering=1, encoding="utf-8")
-            self._events = Events(workdir / "tensorboard", purge_step=step + 1)
+            self._begin_events(workdir / "tensorboard", step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line and one event for each value, a float by name; not finite: null, and no event."""
@@ -43,6 +60,22 @@ class RunLog:
         self._file.write(json.dumps({"step": step, **{name: finite.get(name) for name in line}}) + "\n")
         for name, value in finite.items():
             self._events.scalar(step, name, value)
+        if self._upload and self._upload.is_due:
+            self.sync()
+            if self._upload.size_of_newest("tensorboard") > _LARGE:
+                self._events.close()
+                self._begin_events(self._upload.folder / "tensorboard", step)
+
+    def _begin_events(self, folder: Path, step: int) -> None:
+        # Where the earlier files are not seen, a run that goes on at once must not take the name of one.
+        suffix = f".{uuid.uuid4().hex[:8]}" if self._upload else ""
+        self._events = Events(folder, step + 1, suffix)
+
+    def sync(self) -> None:
+        """Until what was logged is in a workdir in a bucket, too: before each checkpoint, for one."""
+        if self._upload:
+            self._events.flush()
+            self._upload.upload()
 
     def picture(self, step: int, name: str, picture: np.ndarray, file: str) -> None:
         """A uint8 (H, W, 3) picture: WORKDIR/pictures/FILE.png, and NAME among the events."""
@@ -51,10 +84,16 @@ class RunLog:
             self._events.picture(step, name, picture)
 
     def close(self) -> None:
-        """Closes the files."""
-        if self._file is not None:
-            self._file.close()
-            self._events.close()
+        """Closes the files, and uploads them where the workdir is in a bucket."""
+        if self._file is None:
+            return
+        self._file.close()
+        self._events.close()
+        if self._upload:
+            try:
+                self._upload.upload()
+            finally:
+                self._upload.close()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -62,7 +101,7 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         try:
             self.close()
-        except OSError:
+        except (OSError, TrainingError):
             if kind is None:  # Else what went wrong first is what is told.
                 raise
 

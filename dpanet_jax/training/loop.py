@@ -133,6 +133,7 @@ class _Run:
         """Before the evaluation, so that nothing is lost by whatever happens there."""
         state = self.parts.layout.take_state(self.state).to_host()
         state.require_finite()
+        self.log.sync()
         self.checkpoints.save(state, {**self.parts.about, "data": self.parts.batches.get_state()})
 
     def _stop(self, by: str) -> None:

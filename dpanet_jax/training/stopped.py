@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from dpanet_jax.checkpoint import CheckpointError, Checkpoints
 from dpanet_jax.errors import OutOfMemory, is_out_of_memory
+from dpanet_jax.paths import RemoteError
 from dpanet_jax.training.build import Parts
 from dpanet_jax.training.errors import NotFinite, TrainingError
 from dpanet_jax.training.workdir import Workdir
@@ -26,6 +27,10 @@ def in_one_line(parts: Parts, checkpoints: Checkpoints, folder: Workdir) -> Iter
         raise TrainingError(f"{error}; {_safe(checkpoints, folder)}, {_go_on(folder)}") from error
     except (TrainingError, CheckpointError):
         raise
+    except RemoteError as error:
+        raise TrainingError(
+            f"{error}: stopped; the same command goes on from the newest checkpoint in {folder.path}"
+        ) from error
     except OSError as error:
         words = " ".join(str(error).split())
         raise TrainingError(f"{words}: stopped; {_safe(checkpoints, folder)}, {_go_on(folder)}") from error

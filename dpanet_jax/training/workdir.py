@@ -6,18 +6,20 @@ WORKDIR/tensorboard/    the same as TensorBoard's events, with the pictures
 WORKDIR/pictures/       what the network is fed, and predictions at each evaluation
 WORKDIR/checkpoints/    see `dpanet_jax.checkpoint`
 WORKDIR/damaged/        checkpoints that could not be read when the run went on
-WORKDIR/.lock           while a run is under way; see `lock`
+WORKDIR/.lock           while a run is under way; see `lock`, and `leases` for a folder of a bucket
 """
 
 import json
-import os
-import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from dpanet_jax import checkpoint, hosts, paths
 from dpanet_jax import config as config_lib
-from dpanet_jax.training.lock import Lock
+from dpanet_jax.leases import Held, Lease
+from dpanet_jax.progress import message
+from dpanet_jax.training.errors import WorkdirInUse
+from dpanet_jax.training.lock import Lock, in_use
 from dpanet_jax.training.log import RunLog
 
 _PROVENANCE = "provenance"
@@ -27,22 +29,25 @@ _SECONDS = 20  # until what one host has written is seen by the others, on a slo
 class Workdir:
     """The folder of one run, at an absolute `path`; of several hosts, all must open it, and one writes in it.
 
-    While it is open, no other run can open it: `lock.Lock` says how, and what it raises. Raises UsageError
-    for an address that is no local path, and ConfigError where there is a file, or another folder on one of
-    the hosts.
+    While it is open, no other run can open it: `lock.Lock` and `leases.Lease` say how; WorkdirInUse is
+    raised. Raises UsageError for an address that no workdir can have, and ConfigError where there is a file,
+    or another folder on one of the hosts.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = paths.local(path)
+    def __init__(self, path: paths.PathLike) -> None:
+        self.path = checkpoint.folder_of(path).parent
         self.writes = hosts.index() == 0
-        self._lock = Lock(self.path)
+        self._lock = Lock(self.path) if isinstance(self.path, Path) else Lease(self.path, tell=message)
         if self.path.exists() and not self.path.is_dir():
             raise config_lib.ConfigError(f"{self.path} is a file: --workdir must be a folder")
 
     def __enter__(self) -> "Workdir":
         with hosts.agreed():
             if self.writes:
-                self._lock.__enter__()
+                try:
+                    self._lock.__enter__()
+                except Held as error:
+                    raise WorkdirInUse(in_use(self.path, error.holder)) from error
         try:
             self._require_shared()
             if self.writes:
@@ -54,11 +59,16 @@ class Workdir:
         return self
 
     def _require_shared(self) -> None:
-        """Raises ConfigError, on all hosts, where one of them sees another folder than host 0."""
-        holder = hosts.of_main(lambda: self._lock.holder)
+        """Raises an error, on all hosts, where one of them has another folder than host 0."""
+        lock = self._lock
+        address = str(self.path) if isinstance(lock, Lease) else "a local path"
+        hosts.require_equal({"--workdir": address}, "give all hosts the same")
+        if isinstance(lock, Lease):
+            return
+        holder = hosts.of_main(lambda: lock.holder)
         with hosts.agreed():
             until = time.monotonic() + _SECONDS
-            while not self._lock.is_held_by(holder):
+            while not lock.is_held_by(holder):
                 if time.monotonic() > until:
                     raise config_lib.ConfigError(
                         f"{self.path} is not the folder that host 0 writes to: --workdir must lie on a file "
@@ -103,7 +113,7 @@ class Workdir:
             return
         if (self.path / "config.json").exists():
             for name in ("tensorboard", "pictures"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                paths.remove_folder(self.path / name)
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
         self._write_config(config, provenance)
 
@@ -125,4 +135,12 @@ class Workdir:
 
     def open_log(self, step: int, evaluated: bool = True) -> RunLog:
         """The log of a run that has made `step` steps, and evaluated the last of them, or not."""
-        return RunLog(self.path, step, self.writes, evaluated)
+        return RunLog(self.path, step, self.writes, evaluated, self.require_held)
+
+    def require_held(self) -> None:
+        """Raises WorkdirInUse where another run has taken a workdir in a bucket over meanwhile."""
+        if isinstance(self._lock, Lease):
+            try:
+                self._lock.require_held()
+            except Held as error:
+                raise WorkdirInUse(in_use(self.path, error.holder)) from error

@@ -233,10 +233,10 @@ def test_paths(tmp_path, make_folder, monkeypatch):
     assert prepare("folder", "data", "source", quiet=True).already
     monkeypatch.setenv("TFDS_DATA_DIR", "~/data")
     assert prepare("folder", source=source, quiet=True).already
-    for arguments in (("folder", "gs://bucket/data"), ("folder", "data", "gs://bucket/source")):
-        with pytest.raises(DPANetError, match="gs://bucket/.*only local paths"):
+    for arguments in (("folder", "az://bucket/data"), ("folder", "data", "gs://bucket/source")):
+        with pytest.raises(DPANetError, match="(az|gs)://bucket/.*only local paths"):
             prepare(*arguments, quiet=True)
-    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
+    monkeypatch.setenv("TFDS_DATA_DIR", "az://bucket/data")
     with pytest.raises(DPANetError, match="only local paths"):
         open_split("folder", "train")
 

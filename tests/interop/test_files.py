@@ -238,7 +238,7 @@ def test_the_hub_is_not_asked_for_other_files(monkeypatch):
     assert resolve("~/file.pth") == Path.home() / "file.pth"
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/weights.safetensors", "https://host/weights.pth"])
+@pytest.mark.parametrize("address", ["az://bucket/weights.safetensors", "https://host/weights.pth"])
 def test_other_addresses_are_refused_in_one_line(address):
     """And no folder of that name is made."""
     for function in (resolve, read_state_dict, lambda path: write_state_dict(STATE_DICT, path)):

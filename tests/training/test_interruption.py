@@ -6,6 +6,7 @@ from types import FrameType
 
 import pytest
 
+from dpanet_jax import hosts
 from dpanet_jax.training.interruption import CutShort, Interruption
 
 
@@ -63,3 +64,37 @@ def test_items_come_until_a_signal() -> None:
             if item == 2:
                 signal.raise_signal(signal.SIGTERM)
     assert seen == [1, 2]
+
+
+def test_several_hosts_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Host 2 gets no signal itself: it stops by the others' vote, which it knows one item later."""
+    of_others = iter([0, 0, signal.SIGTERM + 128 * 3, 0, 0])
+    given = []
+
+    class Vote:
+        pending = 0
+
+        def __call__(self, number: int) -> int:
+            given.append(number)
+            last, self.pending = self.pending, max(number, next(of_others))
+            return last
+
+    monkeypatch.setattr(hosts, "count", lambda: 4)
+    monkeypatch.setattr(hosts, "index", lambda: 2)
+    monkeypatch.setattr(hosts, "Vote", Vote)
+    seen = []
+    with Interruption() as interruption, pytest.raises(CutShort, match="^SIGTERM on host 3$"):
+        for item in interruption.until_noted(range(9)):
+            seen.append(item)
+    assert seen == [0, 1, 2] and given == [0, 0, 0, 0]
+
+
+def test_a_signal_here_is_given_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(hosts, "count", lambda: 4)
+    monkeypatch.setattr(hosts, "index", lambda: 2)
+    monkeypatch.setattr(hosts, "Vote", lambda: lambda number: given.append(number) or 0)
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.asked() is None, "nobody stops before all know"
+    assert given == [signal.SIGTERM + 128 * 2]

@@ -164,7 +164,7 @@ def test_what_cannot_run_leaves_nothing(
     with pytest.raises(ConfigError, match="batch_size=12 is not a multiple of 8 devices"):
         loop.train(config, tmp_path / "run")
     with pytest.raises(UsageError, match="only local paths"):
-        loop.train(make_config(), "gs://bucket/run")
+        loop.train(make_config(), "az://bucket/run")
     assert not (tmp_path / "run").exists()
 
 

@@ -167,8 +167,8 @@ def test_what_a_run_was_started_from_stays_what_it_was(tmp_path: Path) -> None:
 def test_a_path_is_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Workdir("~/run").path == tmp_path / "run"
-    with pytest.raises(UsageError, match="gs://bucket/run: only local paths"):
-        Workdir("gs://bucket/run")
+    with pytest.raises(UsageError, match="az://bucket/run: only local paths"):
+        Workdir("az://bucket/run")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file is a file: --workdir must be a folder"):
         Workdir(tmp_path / "file")
