@@ -169,6 +169,7 @@ def test_the_report_in_words() -> None:
         "topology": "v5e:2x4",
         "machine": {"name": "TPU v5e", "chips": 8, "devices": 8, "hosts": 2, "memory": 16e9, "rates": rates},
         "network": {"model": {"dtype": "bfloat16"}, "crop_size": (768, 768)},
+        "sharding": {"space": 1, "state": "whole"},
         "batch_size": 8,
         "images_of_a_device": 1,
         "step": a_step(),
