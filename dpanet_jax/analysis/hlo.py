@@ -133,9 +133,9 @@ def _parts(line: str, devices: int, purposes: dict[str, str]) -> tuple[str, int,
 
 
 def _lays_parameters(line: str) -> bool:
-    """Whether a gather is not the network's: of a constraint, or, of results, of no place in the program."""
+    """Whether a gather is outside of the network and the loss, which are what is differentiated."""
     op_name = _OP_NAME.search(line)
-    return op_name is None or op_name[1].endswith("sharding_constraint")
+    return op_name is None or "jvp(" not in op_name[1]
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

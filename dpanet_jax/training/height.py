@@ -18,7 +18,7 @@ def require_even_height(options: Sections) -> None:
     """Raises ConfigError where config.sharding.space devices cannot share the crops of a config evenly.
 
     Every map that the network convolves must give each device as many rows. XLA computes a wrong gradient of
-    the kernel where only some of the devices have rows of their own (seen with JAX 0.10.2).
+    the kernel where only some of the devices have rows of their own (seen with JAX 0.10.2 and 0.11.2).
     """
     space, (height, _) = options.sharding.space, options.data.crop_size
     if space == 1:
@@ -29,10 +29,11 @@ def require_even_height(options: Sections) -> None:
     heights = {*_convolved(trace.jaxpr), tall}
     if uneven := sorted(rows for rows in heights if rows % space):
         raise ConfigError(
-            f"config.sharding.space={space}: this network convolves maps of {uneven[0]} rows whatever the"
-            f" image, which {space} devices cannot share evenly; set it to 1"
+            f"config.sharding.space={space}: this network convolves maps of {uneven[0]} rows where the image"
+            f" has {tall}, and {space} devices cannot share them evenly; set it to 1"
         )
-    multiple = space * (tall // min(heights))
+    # Heights that are no part of the image's are of maps of a fixed size.
+    multiple = space * (tall // min(rows for rows in heights if tall % rows == 0))
     if height % multiple:
         raise ConfigError(
             f"config.data.crop_size: {space} devices (config.sharding.space) cannot share {height} rows"
