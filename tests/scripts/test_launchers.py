@@ -232,6 +232,28 @@ def test_a_tpu_slice(stage: Stage) -> None:
     assert stage.calls("python") == 2 * [["", "-m", "dpanet_jax", *RUN, "--config.distributed=True"]]
 
 
+def test_the_commands_of_the_docs(stage: Stage) -> None:
+    page = (SCRIPTS.parent / "docs" / "launching.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    verbs = []
+    for line in re.findall(
+        r"^.*\./scripts/launch_.*$", "".join(re.findall(r"```bash\n.*?```", page, re.S)), re.M
+    ):
+        words = shlex.split(line)
+        start = next(i for i, word in enumerate(words) if word.startswith("./scripts/"))
+        variables = dict(word.split("=", 1) for word in words[:start] if not word.startswith("PYTHON="))
+        status, out, error = stage.run(Path(words[start]).name, "--dry_run", *words[start + 1 :], **variables)
+        assert status == 0 and not stage.calls("*"), error
+        verb = next(word for word in words if word in ("train", "evaluate"))
+        verbs.append(verb)
+        if verb == "train":
+            inner = re.sub(r"^--(wrap|command)=", "", shlex.split(out.splitlines()[0])[-1])
+            found = after_python(inner if " python " in inner else out.splitlines()[0])
+            assert values_of(
+                [word.replace("configs/", f"{SCRIPTS.parent}/configs/") for word in found]
+            ).workdir
+    assert len(verbs) >= 5 and set(verbs) == {"train", "evaluate"}
+
+
 @pytest.mark.parametrize("launcher", ["launch_slurm", "launch_tpu"])
 def test_evaluate_joins_a_cluster_by_its_own_flag(
     launcher: str, stage: Stage, capsys: pytest.CaptureFixture[str]
