@@ -12,7 +12,15 @@ from absl import flags, logging
 
 from dpanet_jax import config as config_lib
 from dpanet_jax import hosts, paths
-from dpanet_jax.command_line import config_flag, host_flags, join_hosts, parse, require_flags, string_flag
+from dpanet_jax.command_line import (
+    asked_hosts,
+    config_flag,
+    host_flags,
+    join_hosts,
+    parse,
+    require_flags,
+    string_flag,
+)
 from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory, printable
 from dpanet_jax.options import did_you_mean
 from dpanet_jax.version import version_line
@@ -309,6 +317,7 @@ def plan(argv: list[str]) -> None:
             flags.DEFINE_integer(name, default, words, lower_bound=0, flag_values=values)
         flags.DEFINE_boolean("search", True, "look for the largest batch that fits", flag_values=values)
         flags.DEFINE_boolean("variants", True, "remat and the other type as well", flag_values=values)
+        host_flags(values)
 
     values = _parse("plan", argv, define)
     require_flags(values, "config", "topology")
@@ -322,6 +331,7 @@ def plan(argv: list[str]) -> None:
         search=values.search,
         variants=values.variants,
         max_compiles=values.max_compiles,
+        hosts=asked_hosts(values),
         output=paths.anywhere(values.output) if values.output else None,
     )
 

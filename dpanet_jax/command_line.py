@@ -1,6 +1,7 @@
 """How a verb's flags are read from the command line, and what is said of those that are wrong."""
 
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -102,12 +103,19 @@ def join_hosts(values: flags.FlagValues, cluster: bool) -> None:
 
     UsageError where some of the flags are missing, and as `hosts.join` and `hosts.join_cluster`.
     """
+    if asked := asked_hosts(values):
+        hosts.join(**asked)
+    elif cluster:
+        hosts.join_cluster(values.join_timeout)
+
+
+def asked_hosts(values: flags.FlagValues) -> dict[str, Any]:
+    """The arguments of `hosts.join` that the flags give; {} where they name no hosts."""
     names = ("coordinator", "num_processes", "process_id")
     given = [name for name in names if values[name].value is not None]
     if given and len(given) < len(names):
         missing = " and ".join(f"--{name}" for name in names if name not in given)
         raise UsageError(f"--{given[0]} is given without {missing}: all three make one run of several hosts")
-    if given:
-        hosts.join(values.coordinator, values.num_processes, values.process_id, values.join_timeout)
-    elif cluster:
-        hosts.join_cluster(values.join_timeout)
+    if not given:
+        return {}
+    return {"timeout": values.join_timeout, **{name: values[name].value for name in names}}

@@ -109,8 +109,10 @@ class Site:
         own: flags of single processes. only: the processes that are started; none: all.
         """
         workdir = self.folder / name
-        command = [sys.executable, "-m", "dpanet_jax", verb, f"--workdir={workdir}"]
-        if verb == "train":
+        command = [sys.executable, "-m", "dpanet_jax", verb]
+        if verb != "plan":
+            command.append(f"--workdir={workdir}")
+        if verb in ("train", "plan"):
             command += [*FLAGS, f"--config.data.data_dir={self.data}"]
         elif verb == "evaluate":
             command += [f"--data_dir={self.data}", "--checkpoint=latest"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpanet_jax import config as config_lib
-from dpanet_jax import paths
+from dpanet_jax import hosts, paths
 from dpanet_jax.analysis import machine as machine_lib
 from dpanet_jax.analysis.bounds import bounds
 from dpanet_jax.analysis.cost import Cost, TooLarge, compile_step
@@ -25,7 +25,7 @@ from dpanet_jax.training.height import require_even_height
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What `plan` asks for; `batch_size` 0 is the config's own, of all devices."""
+    """What `plan` asks for; `batch_size` 0 is the config's own, of all devices and hosts."""
 
     config: dict[str, Any]
     num_classes: int
@@ -34,6 +34,7 @@ class Request:
     search: bool = True
     variants: bool = True
     max_compiles: int = 5
+    hosts: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of `hosts.join`
 
 
 def make_plan(request: Request) -> dict[str, Any]:
@@ -148,6 +149,8 @@ def main() -> int:
     """Reads the request, writes the outcome: {"plan": …} or {"error": text, "exit_status": 1 or 2}."""
     request = Request(**json.load(sys.stdin))
     try:
+        if request.hosts:
+            hosts.join(**request.hosts)
         outcome: dict[str, Any] = {"plan": make_plan(request)}
     except DPANetError as error:
         outcome = {"error": str(error), "exit_status": error.exit_status}
