@@ -26,7 +26,7 @@ ENTRY %main.1 (arg: f32[4]) -> f32[4] {
   %joined = (f32[64]{0}, /*index=1*/bf16[3,3,16]{2,1,0}) all-reduce(%one, /*index=1*/%two), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add, metadata={op_name="jit(f)/jvp(Net)/layer1/bn1/reduce_sum"}
   %loss = s32[] all-reduce-start(%arg), replica_groups={}, to_apply=%add, metadata={op_name="jit(f)/reduce_sum"}
   %done = s32[] all-reduce-done(%loss)
-  %gathered = (f32[4]{0}, f32[32]{0}) all-gather-start(%arg), replica_groups=[1,8]<=[8], dimensions={0}, metadata={op_name="jit(f)/gather"}
+  %gathered = (f32[4]{0}, f32[32]{0}) all-gather-start(%arg), replica_groups=[1,8]<=[8], dimensions={0}, metadata={op_name="jit(f)/jvp()/gather"}
   %scattered = f32[4]{0} reduce-scatter(%arg), replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add, metadata={op_name="jit(f)/gather"}
   %halo = f32[10]{0} collective-permute(%arg), source_target_pairs={{0,1},{1,2},{2,3}}, metadata={op_name="jit(f)/jvp(Net)/conv"}
   %alone = f32[10]{0} all-reduce(%arg), replica_groups={{0},{1}}, to_apply=%add
