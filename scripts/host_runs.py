@@ -19,6 +19,7 @@ import numpy as np
 
 from dpanet_jax import checkpoint, checkpoint_files, checksums
 from dpanet_jax.data.prepare import prepare
+from dpanet_jax.paths import AnyPath
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 10
@@ -157,7 +158,7 @@ def free_port() -> int:
     return port
 
 
-def difference(one: Path, two: Path) -> float:
+def difference(one: AnyPath, two: AnyPath) -> float:
     """The largest absolute difference of two finished runs, in what they logged and in their last checkpoint.
 
     Losses, learning rates, gradient norms and validation figures at every step; parameters, batch
@@ -172,7 +173,7 @@ def _difference(one: dict[str, Any], two: dict[str, Any]) -> float:
     return max(float(np.max(np.abs(np.asarray(one[key]) - two[key]), initial=0)) for key in one)
 
 
-def _logged(workdir: Path) -> dict[str, float]:
+def _logged(workdir: AnyPath) -> dict[str, float]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {
         f"{line['step']} {name}": np.nan if value is None else value
@@ -182,7 +183,7 @@ def _logged(workdir: Path) -> dict[str, float]:
     }
 
 
-def _state(workdir: Path) -> dict[str, np.ndarray]:
+def _state(workdir: AnyPath) -> dict[str, np.ndarray]:
     folder = checkpoint.find(workdir, "latest")
     items = {name: checkpoint_files.read_raw(folder, name) for name in ("model", "optimizer")}
     return {f"{folder.name} {name}": leaf for name, leaf in checksums.named_leaves(items)}

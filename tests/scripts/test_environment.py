@@ -81,5 +81,6 @@ def test_what_has_changed_is_installed_again(name: str, checkout: Path) -> None:
 
 
 def test_shell_scripts_parse() -> None:
-    for name in ("scripts/demo", "scripts/test", "scripts/wheel", "scripts/environment.sh", ".ci/run"):
-        subprocess.run(["bash", "-n", ROOT / name], check=True)
+    launchers = ("launch.sh", "launch_gpus", "launch_slurm", "launch_tpu")
+    for name in ("demo", "test", "wheel", "environment.sh", "../.ci/run", *launchers):
+        subprocess.run(["bash", "-n", ROOT / "scripts" / name], check=True)

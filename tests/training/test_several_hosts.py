@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from dpanet_jax import paths
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TOLERANCE = 1e-9
 
@@ -85,6 +87,13 @@ def test_a_signal_to_one_stops_both_in_step_and_fewer_go_on(runs: Any, site: Any
     alone = site.start("train", "stopped", 1, 1)
     assert alone.wait() == [0], alone.words(0)
     assert runs.difference(reference, alone.workdir) <= TOLERANCE
+
+
+def test_both_write_to_a_bucket(runs: Any, site: Any, reference: Path, bucket: str) -> None:
+    workdir = paths.anywhere(f"{bucket}/run")
+    run = site.start("train", "bucket", 2, 1, f"--workdir={workdir}")
+    assert run.wait() == [0, 0], run.words(0) + run.words(1)
+    assert runs.difference(reference, workdir) <= TOLERANCE
 
 
 @pytest.mark.parametrize("lost", [0, 1])
