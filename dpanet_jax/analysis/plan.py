@@ -1,5 +1,6 @@
 """A plan of a run on machines that need not be there: asked for here, made by a worker process, printed."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -8,8 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -116,40 +116,52 @@ def prepared_classes(config: ConfigDict) -> int:
 
 
 def run_worker(request: Request, env: Mapping[str, str], say: Callable[[str], None]) -> dict[str, Any]:
-    """The plan that a worker process makes. What it compiles is said; what libtpu prints is not."""
-    with tempfile.TemporaryDirectory(prefix="dpanet_jax_plan_") as folder:
-        outcome, errors = Path(folder, "outcome.json"), Path(folder, "stderr")
-        command = [sys.executable, "-m", "dpanet_jax.analysis.worker", str(outcome)]
-        with (
-            errors.open("wb") as stderr,
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=dict(env),
-                text=True,
-            ) as worker,
-        ):
-            try:
-                assert worker.stdin and worker.stdout
-                with worker.stdin:
-                    json.dump(dataclasses.asdict(request), worker.stdin)
-                for line in worker.stdout:
-                    if line.startswith('{"compiling"'):
-                        say(json.loads(line)["compiling"])
-            except BaseException:
-                worker.kill()  # It would go on compiling for nobody.
-                raise
-        if not outcome.is_file():
-            words = errors.read_text(encoding="utf-8", errors="replace").splitlines()
-            if words and words[-1].startswith("dpanet_jax: "):
-                raise PlanError(words[-1].removeprefix("dpanet_jax: "))  # Of hosts that are not there.
-            raise PlanError(
-                f"the process that compiles ended with status {worker.returncode}; its last words:\n"
-                + "\n".join(words[-20:])
-            )
-        result = json.loads(outcome.read_text(encoding="utf-8"))
+    """The plan that a worker process makes. What it compiles is said; what libtpu prints is not.
+
+    However this ends, the worker has ended too, and nothing is left on the disk.
+    """
+    with tempfile.TemporaryFile() as outcome, tempfile.TemporaryFile() as errors:
+        with _worker(outcome.fileno(), errors.fileno(), env) as worker:
+            assert worker.stdin and worker.stdout
+            # A pipe without a reader: the worker has died, and its last words say of what.
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.write(json.dumps(dataclasses.asdict(request)).encode() + b"\n")
+            for line in worker.stdout:
+                if line.startswith(b'{"compiling"'):
+                    say(json.loads(line)["compiling"])
+        outcome.seek(0)
+        made = outcome.read()
+        errors.seek(0)
+        words = errors.read().decode("utf-8", errors="replace").splitlines()
+    if not made:
+        if words and words[-1].startswith("dpanet_jax: "):
+            raise PlanError(words[-1].removeprefix("dpanet_jax: "))  # Of hosts that are not there.
+        raise PlanError(
+            f"the process that compiles ended with status {worker.returncode}; its last words:\n"
+            + "\n".join(words[-20:])
+        )
+    result = json.loads(made)
     if "error" in result:
         raise (UsageError if result["exit_status"] == 2 else PlanError)(result["error"])
-    return result["plan"]
+    plan: dict[str, Any] = result["plan"]
+    return plan
+
+
+@contextlib.contextmanager
+def _worker(outcome: int, errors: int, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that writes to these two files, and that is gone when this ends."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "dpanet_jax.analysis.worker", str(outcome)],
+        bufsize=0,  # Nothing of the request is kept for a later flush, which could fail.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        pass_fds=(outcome,),
+        env=dict(env),
+    ) as worker:
+        try:
+            yield worker
+        except BaseException:
+            worker.kill()  # It would go on compiling for nobody.
+            worker.wait()
+            raise

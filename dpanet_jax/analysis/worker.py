@@ -1,18 +1,20 @@
 """The process that compiles for a plan: `python -m dpanet_jax.analysis.worker OUTCOME`, the request on stdin.
 
 A process of its own, because what it must set (the platform, the number of simulated devices, libtpu) cannot
-be changed in one that has started JAX. It prints a line of JSON for each compilation that it begins, and
-writes the plan, or what is wrong with the request, as JSON to the file OUTCOME.
+be changed in one that has started JAX. The request is a line of JSON. It prints another one for each
+compilation that it begins, and writes the plan, or what is wrong with the request, as JSON to the open file
+with the number OUTCOME. When its stdin is closed it ends: whoever asked has gone.
 """
 
 import dataclasses
 import json
+import os
 import sys
-from pathlib import Path
+import threading
 from typing import Any
 
 from dpanet_jax import config as config_lib
-from dpanet_jax import hosts, paths
+from dpanet_jax import hosts
 from dpanet_jax.analysis import machine as machine_lib
 from dpanet_jax.analysis.bounds import bounds
 from dpanet_jax.analysis.cost import Cost, TooLarge, compile_step
@@ -145,16 +147,28 @@ def _outcome(
     }
 
 
+def end_with(pipe: int) -> None:
+    """From here on, this process ends when the other end of a pipe, which sends nothing, is closed."""
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> int:
     """Reads the request, writes the outcome: {"plan": …} or {"error": text, "exit_status": 1 or 2}."""
-    request = Request(**json.load(sys.stdin))
+    request = Request(**json.loads(sys.stdin.readline()))
+    end_with(sys.stdin.fileno())
     try:
         if request.hosts:
             hosts.join(**request.hosts)
         outcome: dict[str, Any] = {"plan": make_plan(request)}
     except DPANetError as error:
         outcome = {"error": str(error), "exit_status": error.exit_status}
-    paths.write_text(Path(sys.argv[1]), json.dumps(outcome))
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as file:
+        json.dump(outcome, file)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +115,42 @@ def test_the_environment_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_lib.environment("local", outside)["JAX_PLATFORMS"] == "cuda"
 
 
-def test_a_worker_that_dies_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "python").write_text("#!/bin/sh\ncat > /dev/null\necho Killed by nobody >&2\nexit 9\n")
-    (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Callable[..., Any]]:
+    """What makes a plan by a worker that is this shell script."""
+
+    def make(script: str) -> Callable[..., Any]:
+        (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "python").chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        return lambda request, say: plan_lib.run_worker(request, {"PATH": "/usr/bin:/bin"}, say)
+
+    return make
+
+
+def test_a_worker_that_dies_is_quoted(worker: Callable[[str], Callable[..., Any]]) -> None:
+    run = worker("read -r request; echo Killed by nobody >&2; exit 9")
     with pytest.raises(PlanError, match="status 9; its last words:\nKilled by nobody"):
-        plan_lib.run_worker(Request({}, 5, "local"), {"PATH": "/usr/bin:/bin"}, print)
+        run(Request({}, 5, "local"), print)
+
+
+def test_a_worker_that_dies_before_it_reads(worker: Callable[[str], Callable[..., Any]]) -> None:
+    """Its pipe is broken, which is not to be taken for the reader of the output who has gone."""
+    run = worker("echo Killed by nobody >&2; exit 9")
+    larger_than_a_pipe = Request({"": "x" * 10**6}, 5, "local")
+    with pytest.raises(PlanError, match="status 9; its last words:\nKilled by nobody"):
+        run(larger_than_a_pipe, print)
+
+
+def test_an_interruption_ends_the_worker(worker: Callable[[str], Callable[..., Any]], tmp_path: Path) -> None:
+    def interrupt(what: str) -> None:
+        raise KeyboardInterrupt(what)
+
+    run = worker(f'echo $$ > {tmp_path}/pid; echo \'{{"compiling": "a step"}}\'; exec sleep 60')
+    with pytest.raises(KeyboardInterrupt, match="a step"):
+        run(Request({}, 5, "local"), interrupt)
+    with pytest.raises(ProcessLookupError):  # Not even as one that nobody has waited for.
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_libtpu_of_another_process_is_said_in_one_line() -> None:

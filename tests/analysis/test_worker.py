@@ -1,5 +1,8 @@
 """What the worker makes of a request: images of a device, and a plan of split images and state."""
 
+import subprocess
+import sys
+
 import pytest
 
 from dpanet_jax import config as config_lib
@@ -53,3 +56,11 @@ def test_a_plan_of_four_devices_an_image() -> None:
 def test_a_height_that_cannot_be_shared_is_said_before_anything_is_compiled() -> None:
     with pytest.raises(ConfigError, match="use a height that is a multiple of 128"):
         make_plan(request(space=8))
+
+
+def test_it_ends_with_the_one_who_asked() -> None:
+    program = "from dpanet_jax.analysis.worker import end_with; end_with(0); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        process.stdin.close()
+        assert process.wait(timeout=50) == 1

@@ -129,8 +129,10 @@ def values_of(words: list[str]) -> flags.FlagValues:
 
 
 def after_python(line: str) -> list[str]:
-    """The words behind `python -m dpanet_jax` of a command line."""
+    """The words behind `python -m dpanet_jax` of a command line, or of the one that its last word holds."""
     words = shlex.split(line)
+    if "python" not in words:
+        words = shlex.split(words[-1].partition("=")[2])
     start = words.index("python")
     assert words[start : start + 3] == ["python", "-m", "dpanet_jax"]
     return words[start + 3 :]
@@ -201,11 +203,10 @@ def test_a_slurm_job(stage: Stage) -> None:
     slurm = ["--nodes=2", "--comment=two words"]
     status, out, _ = stage.run("launch_slurm", *slurm, "--dry_run", *RUN)
     assert status == 0 and not stage.calls("*")
-    sbatch, *options, wrapped = shlex.split(out)
+    sbatch, *options, script = shlex.split(out)
     assert sbatch == "sbatch" and set(slurm) < set(options) and "--signal=TERM@120" in options
-    script = wrapped.removeprefix("--wrap=")
-    assert script.startswith("exec srun python ")
-    check_values(values_of(after_python(script)), distributed=True)
+    assert script.startswith("--wrap=exec srun python ")
+    check_values(values_of(after_python(out)), distributed=True)
     # The job's script is for a plain shell.
     assert stage.run("launch_slurm", *slurm, *RUN)[0] == 0
     assert stage.calls("python") == [["", "-m", "dpanet_jax", *RUN, "--config.distributed=True"]]
@@ -222,14 +223,30 @@ def test_a_tpu_slice(stage: Stage) -> None:
     gcloud = ["my-slice", "--zone=us-west4-a"]
     status, out, _ = stage.run("launch_tpu", *gcloud, "--dry_run", *RUN)
     assert status == 0 and not stage.calls("*")
-    *command, on_hosts = shlex.split(out)
+    *command, _ = shlex.split(out)
     assert command == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", *gcloud, "--worker=all"]
-    check_values(values_of(after_python(on_hosts.removeprefix("--command="))), distributed=True)
+    check_values(values_of(after_python(out)), distributed=True)
     # Both hosts run it, in the checkout.
     (stage.folder / "host1" / "of mine").mkdir()
     (stage.folder / "host0" / "of mine").mkdir()
     assert stage.run("launch_tpu", *gcloud, *RUN, DPANET_DIR="of mine")[0] == 0
     assert stage.calls("python") == 2 * [["", "-m", "dpanet_jax", *RUN, "--config.distributed=True"]]
+
+
+def test_the_commands_of_the_docs(stage: Stage) -> None:
+    page = (SCRIPTS.parent / "docs" / "launching.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^(?:PYTHON=\S+ |(CUDA_\w+)=(\S+) )?\./scripts/(launch_\w+) (.*)$", page, re.M)
+    verbs = []
+    for name, value, launcher, words in commands:
+        words = words.replace("configs/", f"{SCRIPTS.parent}/configs/")
+        status, out, error = stage.run(
+            launcher, "--dry_run", *shlex.split(words), **({name: value} if name else {})
+        )
+        assert status == 0, error
+        verb, *rest = after_python(out.splitlines()[0])
+        assert verb == "evaluate" or values_of([verb, *rest]).workdir
+        verbs.append(verb)
+    assert len(verbs) == 5 and set(verbs) == {"train", "evaluate"}
 
 
 @pytest.mark.parametrize("launcher", ["launch_slurm", "launch_tpu"])

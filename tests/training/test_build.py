@@ -13,6 +13,7 @@ from dpanet_jax.config import ConfigError
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.training import layout
 from dpanet_jax.training.build import Parts, build, require_valid
+from dpanet_jax.training.optimizer import lars
 
 MakeConfig = Callable[[], ConfigDict]
 
@@ -49,9 +50,13 @@ def test_the_options_reach_their_parts(make_config: MakeConfig, kind: str) -> No
     config = make_config()
     config.parallelism = kind
     config.optimizer.lr_batch_size = 4
+    config.optimizer.warmup_steps = 5
+    config.optimizer.name = "lars"
     parts = build(config)
     assert isinstance(parts.layout, layout.LAYOUTS[kind])
-    np.testing.assert_allclose(parts.schedule(0), 2 * 0.02, rtol=1e-6)
+    np.testing.assert_allclose(parts.schedule(0), 2 * 0.02 / 5, rtol=1e-6)
+    of_lars = lars(parts.schedule, parts.options.optimizer).init(parts.initial_state.params)
+    assert jax.tree.structure(parts.initial_state.opt_state) == jax.tree.structure(of_lars)
     batch = next(parts.batches)
     assert batch["image"].shape == (8, 32, 32, 3)
     assert set(parts.initial_state.params) == {"backbone", "head", "auxiliary_head"}
