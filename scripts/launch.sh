@@ -53,18 +53,26 @@ pass_signals_on() {
   trap 'signalled=yes; stop_run' INT TERM HUP
 }
 
-# After `pass_signals_on`, waits for processes that this shell has started.
-# Ends with the status of the first, in their order, that failed.
+# After `pass_signals_on`, waits for processes that this shell has started, and ends with the status of the first that
+# failed. The others then have a few seconds to notice and to say so: `stop_run` stops those that have not.
 wait_for() {
-  local pid status ended=0
-  for pid in "$@"; do
-    signalled=yes
-    while [ -n "$signalled" ]; do # A signal cuts `wait` short.
-      signalled=""
-      status=0
-      wait "$pid" || status=$?
-    done
-    [ "$ended" -ne 0 ] || ended=$status
+  local pid failed=0 seconds
+  while [ "$failed" -eq 0 ] && running; do
+    wait -n || true # A signal cuts it short.
+    look_at "$@"
   done
-  exit "$ended"
+  for ((seconds = 0; seconds < 3; seconds++)); do ! running || sleep 1; done
+  ! running || stop_run
+  while running; do wait || true; done
+  look_at "$@"
+  exit "$failed"
+}
+
+running() { [ -n "$(jobs -pr)" ]; }
+
+# Sets `failed`, where none has failed yet, to the status of the first of these processes that has.
+look_at() {
+  for pid in "$@"; do
+    [ "$failed" -ne 0 ] || kill -0 "$pid" 2>/dev/null || wait "$pid" || failed=$?
+  done
 }

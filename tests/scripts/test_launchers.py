@@ -3,11 +3,15 @@
 Programs that are not here (gcloud, srun, sbatch) and the runs themselves are stood in for by shell scripts.
 """
 
+import contextlib
 import os
+import random
 import re
 import shlex
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -29,7 +33,7 @@ RUN = (
 
 # Writes down its name, its GPUs and its words. Then it runs the command that --wrap holds, or that --command
 # holds for each of two hosts; or it is the run itself: waits for a signal where WAITS is set, though not for
-# ever, and ends with STATUS, or, of process 1, with STATUS_1.
+# ever, and ends with STATUS, or, of process 1, at once with STATUS_1.
 STAND_IN = r"""#!/bin/sh
 name=$(basename "$0")
 file=$RECORDS/$name.$$
@@ -37,7 +41,7 @@ printf '%s\0' "$name" "$CUDA_VISIBLE_DEVICES" "$@" >"$file"
 status=${STATUS:-0}
 for word in "$@"; do
   case $word in
-    --process_id=1) status=${STATUS_1:-$status} ;;
+    --process_id=1) if [ -n "$STATUS_1" ]; then status=$STATUS_1 WAITS=; fi ;;
     --wrap=*) exec sh -c "${word#*=}" ;;
     --command=*)
       HOME=$RECORDS/../host0 sh -c 'cd && eval "$0"' "${word#*=}" &
@@ -205,17 +209,20 @@ def test_a_slurm_job(stage: Stage) -> None:
     assert status == 0 and not stage.calls("*")
     sbatch, *options, script = shlex.split(out)
     assert sbatch == "sbatch" and set(slurm) < set(options) and "--signal=TERM@120" in options
-    assert script.startswith("--wrap=exec srun python ")
+    assert script.startswith("--wrap=exec srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+")
     check_values(values_of(after_python(out)), distributed=True)
     # The job's script is for a plain shell.
     assert stage.run("launch_slurm", *slurm, *RUN)[0] == 0
     assert stage.calls("python") == [["", "-m", "dpanet_jax", *RUN, "--config.distributed=True"]]
+    assert stage.run("launch_slurm", *slurm, *RUN, SLURM_CPUS_PER_TASK="12")[0] == 0
+    cores = [words[2:4] for words in stage.calls("srun")]
+    assert sorted(cores) == [["--cpus-per-task=12", "python"], ["python", "-m"]]
 
 
 def test_within_an_allocation_of_slurm(stage: Stage) -> None:
     status, out, _ = stage.run("launch_slurm", "--ntasks=2", "--dry_run", *RUN, SLURM_JOB_ID="7")
     assert status == 0 and not stage.calls("*")
-    assert shlex.split(out)[:3] == ["srun", "--ntasks=2", "python"]
+    assert shlex.split(out)[:4] == ["srun", "--kill-on-bad-exit=1", "--ntasks=2", "python"]
     check_values(values_of(after_python(out)), distributed=True)
 
 
@@ -277,6 +284,12 @@ def test_the_exit_status_is_the_runs(words: list[str], variables: dict[str, str]
 
 def test_one_process_that_fails_is_enough(stage: Stage) -> None:
     assert stage.run("launch_gpus", "--processes=3", *RUN, STATUS_1="7")[0] == 7
+    assert stage.signals() == []
+
+
+def test_when_one_process_fails_those_that_do_not_notice_are_stopped(stage: Stage) -> None:
+    assert stage.run("launch_gpus", "--processes=3", *RUN, STATUS_1="7", WAITS="yes")[0] == 7
+    assert stage.signals() == ["TERM\n", "TERM\n"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -302,3 +315,52 @@ def test_a_signal_reaches_the_run(
     expected = number.name.removeprefix("SIG") if becomes_the_run else "TERM"
     assert stage.signals() == runs * [f"{expected}\n"]
     assert started.returncode == (5 if expected == "TERM" else 6)
+
+
+# What SLURM's srun does: the same command for each task, which finds its number in the environment.
+TWO_TASKS = r"""#!/bin/sh
+while [ "$1" != python ]; do shift; done
+for task in 0 1; do
+  SLURM_STEP_NODELIST=127.0.0.1 SLURM_NTASKS=2 SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
+done
+wait
+"""
+JOINS = """
+import logging
+from dpanet_jax import hosts
+
+said = []
+logger = logging.getLogger("jax._src.distributed")
+logger.setLevel(logging.INFO)
+logger.addFilter(lambda record: said.append(record.getMessage()))
+hosts.join_cluster(60)
+(devices,) = [words for words in said if "visible devices" in words]
+print(f"task {hosts.index()} of {hosts.count()}: {devices.rpartition(' ')[2]}", flush=True)
+"""
+
+
+def test_jax_finds_the_tasks_of_a_job(stage: Stage) -> None:
+    """Real processes, two jobs at once: each task has a GPU, or those that JAX_LOCAL_DEVICE_IDS names."""
+    programs = stage.folder / "programs"
+    (programs / "srun").write_text(TWO_TASKS)
+    (programs / "python").write_text(f"#!{sys.executable}{JOINS}")
+    root = str(SCRIPTS.parent)
+    jobs = []
+    for devices in ("", "0,1,2,3"):
+        variables = {"SLURM_JOB_ID": str(_job_with_a_free_port()), "JAX_LOCAL_DEVICE_IDS": devices}
+        jobs.append(stage.start("launch_slurm", *RUN, **variables, PYTHONPATH=root, JAX_PLATFORMS="cpu"))
+    printed = [job.communicate(timeout=60) for job in jobs]
+    found = [sorted(line for line in out.splitlines() if line.startswith("task")) for out, _ in printed]
+    assert found == [
+        ["task 0 of 2: 0", "task 1 of 2: 1"],
+        ["task 0 of 2: 0,1,2,3", "task 1 of 2: 0,1,2,3"],
+    ], printed
+
+
+def _job_with_a_free_port() -> int:
+    """The number of a job, of which JAX makes the port 61440 + number % 4096."""
+    while True:
+        number = random.randrange(1, 4096)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", 61440 + number))
+            return number
