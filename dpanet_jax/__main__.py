@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 from absl import flags, logging
 
 from dpanet_jax import config as config_lib
-from dpanet_jax import paths
-from dpanet_jax.command_line import config_flag, parse, require_flags, string_flag
+from dpanet_jax import hosts, paths
+from dpanet_jax.command_line import (
+    asked_hosts,
+    config_flag,
+    host_flags,
+    join_hosts,
+    parse,
+    require_flags,
+    string_flag,
+)
 from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory, printable
 from dpanet_jax.options import did_you_mean
 from dpanet_jax.version import version_line
@@ -29,9 +38,18 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb. Returns 0; 1 where the work failed and 2 where the request was wrong.
 
     An error of the package's own kind, or of the operating system, is one line on stderr. Any other is a
-    mistake of the package and is raised.
+    mistake of the package and is raised. Where one of several hosts fails alone, its process ends here.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except BaseException as error:
+        if hosts.count() > 1 and not isinstance(error, SystemExit):
+            traceback.print_exc()
+            hosts.leave(1)
+        raise
+
+
+def _main(argv: list[str]) -> int:
     # Orbax logs what it raises too, and warns of what is as it should be.
     logging.set_verbosity(logging.FATAL)
     try:
@@ -48,13 +66,16 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("DPANET_TRACEBACK"):
             raise
         print(f"dpanet_jax: {_words(error)}", file=sys.stderr)
-        if isinstance(error, DPANetError):
-            return error.exit_status
-        return 2 if isinstance(error, flags.Error) else 1
+        status = error.exit_status if isinstance(error, DPANetError) else 1 + isinstance(error, flags.Error)
+        if hosts.count() > 1 and not getattr(error, "agreed", False):
+            hosts.leave(status)
+        return status
     except Exception as error:
         if not is_out_of_memory(error) or os.environ.get("DPANET_TRACEBACK"):
             raise
         print(f"dpanet_jax: the memory does not suffice ({_words(error)[:300]})", file=sys.stderr)
+        if hosts.count() > 1:
+            hosts.leave(1)
         return 1
     return 0
 
@@ -156,20 +177,13 @@ def train(argv: list[str]) -> None:
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
         config_flag(values, argv)
-        string_flag(values, "workdir", "where the run's files go")
+        string_flag(values, "workdir", "where the run's files go; of several hosts, the same for all")
+        host_flags(values)
 
     values = _parse("train", argv, define)
     require_flags(values, "config", "workdir")
     config_lib.check_config(values.config, starts=False)
-    if values.config.distributed:
-        import jax
-
-        try:
-            jax.distributed.initialize()
-        except (ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"config.distributed=True: the hosts cannot be joined ({_words(error)})"
-            ) from error
+    join_hosts(values, values.config.distributed)
     from dpanet_jax.training import loop
 
     loop.train(values.config, values.workdir)
@@ -184,26 +198,38 @@ def evaluate(argv: list[str]) -> None:
         string_flag(values, "split", "none: the run's validation split")
         string_flag(values, "data_dir", _DATA_DIR + "; none: the run's own")
         flags.DEFINE_integer("batch_size", None, "none: the run's own", lower_bound=1, flag_values=values)
+        host_flags(values)
+        flags.DEFINE_boolean("distributed", False, "join the hosts of a cluster", flag_values=values)
 
     values = _parse("evaluate", argv, define)
     require_flags(values, "workdir")
+    join_hosts(values, values.distributed)
     from dpanet_jax.data.split import open_split
     from dpanet_jax.evaluation import report
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
 
-    model = _trained(values, values.base_size, values.protocol)
-    config = model.config
-    name = values.split or config.data.val_split
-    paths.require_writable(paths.anywhere(values.workdir))
-    split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
-    model.check_classes(split.name, split.classes)
-    evaluated = evaluate_split(
-        model.protocol,
-        model.device_variables,
-        split,
-        values.batch_size or config.evaluation.batch_size,
-        progress=_with_progress("batch"),
-    )
+    with hosts.agreed():
+        model = _trained(values, values.base_size, values.protocol)
+        config = model.config
+        name = values.split or config.data.val_split
+        if hosts.index() == 0:
+            paths.require_writable(paths.anywhere(values.workdir))
+        split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
+        model.check_classes(split.name, split.classes)
+    batch_size = values.batch_size or config.evaluation.batch_size
+    asked = {
+        "the checkpoint": model.folder.name,
+        "the protocol": (model.protocol.name, model.base_size),
+        "the batch size": batch_size,
+        f"the checksum of {config.data.dataset} {name}": split.fingerprint[:16],
+    }
+    hosts.require_equal(hosts.code() | asked, "start all hosts with the same command, code and data")
+    with hosts.lost_in_one_line():
+        evaluated = evaluate_split(
+            model.protocol, model.device_variables, split, batch_size, progress=_with_progress("batch")
+        )
+    if hosts.index() > 0:
+        return
     title = f"{config.data.dataset} {name}, protocol {model.protocol.name}, step {model.step}"
     report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent)
     written = report.write_report(model, evaluated.matrix, paths.anywhere(values.workdir), name)
@@ -291,6 +317,7 @@ def plan(argv: list[str]) -> None:
             flags.DEFINE_integer(name, default, words, lower_bound=0, flag_values=values)
         flags.DEFINE_boolean("search", True, "look for the largest batch that fits", flag_values=values)
         flags.DEFINE_boolean("variants", True, "remat and the other type as well", flag_values=values)
+        host_flags(values)
 
     values = _parse("plan", argv, define)
     require_flags(values, "config", "topology")
@@ -304,6 +331,7 @@ def plan(argv: list[str]) -> None:
         search=values.search,
         variants=values.variants,
         max_compiles=values.max_compiles,
+        hosts=asked_hosts(values),
         output=paths.anywhere(values.output) if values.output else None,
     )
 

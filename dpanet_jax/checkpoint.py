@@ -20,8 +20,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dpanet_jax import checksums, paths
+from dpanet_jax import checksums, hosts, paths
 from dpanet_jax.checkpoint_files import (
     CHECKSUMS,
     COMMITTED,
@@ -79,8 +80,9 @@ _UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.removed")
 class Checkpoints:
     """The checkpoints of one workdir, opened for writing: asynchronous, the latest and the best kept.
 
-    With `writes` False, as in all processes of a run but one, nothing is moved or removed. `tell` is called
-    with a line about each checkpoint that is found damaged.
+    All hosts of a run open it and call `save`, `add_score`, `restore`, `wait` and `close` together; each
+    writes its part of the arrays. With `writes` False, as in all processes of a run but one, nothing else is
+    written, moved or removed. `tell` is called with a line about each checkpoint that is found damaged.
     """
 
     def __init__(
@@ -108,14 +110,16 @@ class Checkpoints:
         return max(steps_of(self.folder), default=None)
 
     def save(self, state: State, about: dict[str, Any]) -> None:
-        """Starts writing `state` in the background. Does nothing where this step's checkpoint is there.
+        """Starts writing `state`, whole on each host, in the background.
+
+        Does nothing where this step's checkpoint is there.
 
         The checkpoint appears under its step's name when all of it is written, and not before. Raises
         CheckpointError where the one before could not be written.
         """
         self.wait()
         step = int(state.step)
-        if step in steps_of(self.folder):
+        if hosts.of_main(lambda: step in steps_of(self.folder)):
             return
         # Copies in host memory: the next step may use up the arrays, and a checkpoint that holds plain
         # arrays is read on any number of devices.
@@ -128,8 +132,8 @@ class Checkpoints:
             self._writer.save(
                 epath.Path(str(self.folder / str(step))),
                 args=ocp.args.Composite(
-                    model=ocp.args.StandardSave(variables),
-                    optimizer=ocp.args.StandardSave(opt_state),
+                    model=ocp.args.StandardSave(_in_parts(variables)),
+                    optimizer=ocp.args.StandardSave(_in_parts(opt_state)),
                     about=ocp.args.JsonSave(sealed),
                 ),
             )
@@ -157,9 +161,9 @@ class Checkpoints:
         CheckpointError where no checkpoint is there or whole, and where one does not fit `like`.
         """
         damaged: list[Damaged] = []
-        for step in reversed(steps_of(self.folder)):
+        for step in reversed(hosts.of_main(lambda: steps_of(self.folder))):
             try:
-                restored = read_state(self.folder / str(step), like)
+                restored = _read_on_all_hosts(self.folder / str(step), like)
             except Damaged as error:
                 damaged.append(error)
                 continue
@@ -230,12 +234,12 @@ class Checkpoints:
 
     def _require_whole_best(self, restored: int) -> None:
         """Puts damaged checkpoints aside that would else be kept as the best, and stand in the way of it."""
-        while True:
+        while self._writes:
             doubtful = [step for step in best_steps(self.folder)[: self._keep_best] if step != restored]
             damaged = [found for step in doubtful if (found := damage(self.folder / str(step)))]
             for found in damaged:
                 self._put_aside(found, "the best is now another")
-            if not damaged or not self._writes:
+            if not damaged:
                 return
 
     def _remove_superseded(self) -> None:
@@ -250,6 +254,39 @@ class Checkpoints:
                 if isinstance(folder, Path):
                     folder = folder.rename(folder.with_name(f"{step}.removed"))
                 paths.remove_folder(folder, COMMITTED)
+
+
+def _in_parts(tree: Any) -> Any:
+    """A tree of arrays that every host has whole, as arrays of which each host holds, and writes, a part."""
+    if hosts.count() == 1:
+        return tree
+    first: dict[int, Any] = {}
+    for device in jax.devices():
+        first.setdefault(device.process_index, device)
+    mesh = Mesh(np.asarray([first[host] for host in range(hosts.count())]), ("host",))
+
+    def in_parts(x: np.ndarray) -> jax.Array:
+        axes = [axis for axis, length in enumerate(x.shape) if length % hosts.count() == 0]
+        longest = max(axes, key=lambda axis: x.shape[axis], default=None)
+        spec = PartitionSpec(*("host" if axis == longest else None for axis in range(x.ndim)))
+        return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda part: x[part])
+
+    return jax.tree.map(in_parts, tree)
+
+
+def _read_on_all_hosts(folder: AnyPath, like: State) -> Restored:
+    """One checkpoint, as `read_state`: Damaged on all hosts where it is not whole on one of them."""
+    restored, found = None, None
+    with hosts.agreed():
+        try:
+            restored = read_state(folder, like)
+        except Damaged as error:
+            found = error
+    for reason in hosts.gather((found.reason if found else "").encode()):
+        if reason:
+            raise found or Damaged(folder, reason.decode())
+    assert restored is not None
+    return restored
 
 
 def find(path: paths.PathLike, which: str | int = "best") -> AnyPath:

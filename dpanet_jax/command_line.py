@@ -1,11 +1,13 @@
 """How a verb's flags are read from the command line, and what is said of those that are wrong."""
 
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from dpanet_jax import config as config_lib
+from dpanet_jax import hosts
 from dpanet_jax.config_files import config_names, find_config
 from dpanet_jax.errors import DPANetError, UsageError
 from dpanet_jax.options import did_you_mean
@@ -81,3 +83,39 @@ def config_flag(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
         sys_argv=["dpanet_jax", *argv],
     )
+
+
+def host_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that join several processes to one run."""
+    string_flag(values, "coordinator", "of several hosts: HOST:PORT of process 0, the same on all")
+    for name, words in (
+        ("num_processes", "how many processes there are; usually one a host"),
+        ("process_id", "which one this is, from 0 on"),
+    ):
+        flags.DEFINE_integer(name, None, words, flag_values=values)
+    flags.DEFINE_integer(
+        "join_timeout", 300, "seconds to wait for the other hosts", lower_bound=1, flag_values=values
+    )
+
+
+def join_hosts(values: flags.FlagValues, cluster: bool) -> None:
+    """Joins the hosts that the flags name, or with `cluster` those that JAX finds; alone, does nothing.
+
+    UsageError where some of the flags are missing, and as `hosts.join` and `hosts.join_cluster`.
+    """
+    if asked := asked_hosts(values):
+        hosts.join(**asked)
+    elif cluster:
+        hosts.join_cluster(values.join_timeout)
+
+
+def asked_hosts(values: flags.FlagValues) -> dict[str, Any]:
+    """The arguments of `hosts.join` that the flags give; {} where they name no hosts."""
+    names = ("coordinator", "num_processes", "process_id")
+    given = [name for name in names if values[name].value is not None]
+    if given and len(given) < len(names):
+        missing = " and ".join(f"--{name}" for name in names if name not in given)
+        raise UsageError(f"--{given[0]} is given without {missing}: all three make one run of several hosts")
+    if not given:
+        return {}
+    return {"timeout": values.join_timeout, **{name: values[name].value for name in names}}

@@ -17,7 +17,7 @@ from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation.options import Evaluation
 from dpanet_jax.interop.options import Pretrained
 from dpanet_jax.options import KINDS, Declared, Option, OptionError, declared, did_you_mean, read
-from dpanet_jax.training.options import Checkpoint, Loss, Optimizer, Run, Training
+from dpanet_jax.training.options import Checkpoint, Loss, Optimizer, Run, Sharding, Training
 from dpanet_jax.version import __version__
 
 # Whose options stand in each section of the config; "" is the config itself. Those of `model` and of
@@ -29,6 +29,7 @@ _SECTIONS: dict[str, type] = {
     "loss": Loss,
     "optimizer": Optimizer,
     "training": Training,
+    "sharding": Sharding,
     "evaluation": Evaluation,
     "checkpoint": Checkpoint,
 }
@@ -50,6 +51,7 @@ class Sections:
     loss_options: Loss
     optimizer: Optimizer
     training: Training
+    sharding: Sharding
     evaluation: Evaluation
     checkpoint: Checkpoint
 
@@ -116,6 +118,7 @@ def check_config(config: ConfigDict, *, starts: bool = True) -> None:
         raise ConfigError(f"config.{missing[0]} is missing: start from default_config()")
     values = sections(config)
     _check_network(given, values)
+    _check_sharding(values)
     if starts:
         check_pretrained(values.pretrained.pretrained)
 
@@ -149,6 +152,7 @@ def sections(config: ConfigDict) -> Sections:
         loss={term: weights[term] for term in terms},
         optimizer=read_sections["optimizer"],
         training=read_sections["training"],
+        sharding=read_sections["sharding"],
         evaluation=read_sections["evaluation"],
         checkpoint=read_sections["checkpoint"],
     )
@@ -203,6 +207,21 @@ def _check_network(given: Mapping[str, Any], values: Sections) -> None:
                 f"config.model.{key}={values.model[key]} is registered by the module {home}: name it in "
                 f"config.imports, so that what reads the run's checkpoints imports it too"
             )
+
+
+def _check_sharding(values: Sections) -> None:
+    """Raises ConfigError where what only jit can split is to be split under pmap."""
+    unlike = {
+        key: value
+        for key, value in dataclasses.asdict(values.sharding).items()
+        if value != getattr(Sharding, key)
+    }
+    if values.run.parallelism != "jit" and unlike:
+        key, value = next(iter(unlike.items()))
+        raise ConfigError(
+            f"config.sharding.{key}={value!r} needs config.parallelism='jit', not "
+            f"{values.run.parallelism!r}: leave one of the two at its default"
+        )
 
 
 def check_pretrained(pretrained: str) -> None:

@@ -11,6 +11,8 @@ class DPANetError(Exception):
     """
 
     exit_status = 1
+    # Whether every process of a run raises it, or one of the same cause: then all end together.
+    agreed = False
 
     # KeyError's and OSError's own texts quote or number what was said; a subclass of either says it plainly.
     def __str__(self) -> str:

@@ -6,14 +6,12 @@ from typing import Any
 
 import tqdm
 
+from dpanet_jax import hosts
+
 
 def is_main_process() -> bool:
-    """Whether this process is the one that draws bars, prints and writes files.
-
-    JAX numbers the processes of one computation; a process that has not imported it is alone.
-    """
-    jax = sys.modules.get("jax")
-    return jax is None or jax.process_index() == 0
+    """Whether this process is the one that draws bars, prints and writes files."""
+    return hosts.index() == 0
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm.tqdm:

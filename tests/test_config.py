@@ -40,6 +40,8 @@ def test_round_trip_through_json_types():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
+        ("sharding.space", 0, "config.sharding.space=0: must be at least 1"),
+        ("sharding.state", "all", "config.sharding.state='all': choose one of whole, optimizer, parameters"),
         ("parallelism", "threads", "config.parallelism='threads': choose one of jit, pmap"),
         ("training.batch_size", 0, "config.training.batch_size=0: must be at least 1"),
         ("optimizer.lr", -1.0, "config.optimizer.lr=-1.0: must be at least 0"),
@@ -136,6 +138,17 @@ def test_what_has_no_effect_is_an_error_and_its_advice_works(values, key, defaul
     assert words.startswith(f"config.{key}=") and "default" in words and "\n" not in words
     config.update_from_flattened_dict({key: default})
     config_lib.check_config(config)
+
+
+@pytest.mark.parametrize(("key", "value"), [("space", 2), ("state", "optimizer")])
+def test_only_jit_splits_more_than_the_batch(key, value):
+    config = config_lib.default_config()
+    config.sharding[key] = value
+    config_lib.check_config(config)
+    config.parallelism = "pmap"
+    with pytest.raises(config_lib.ConfigError) as error:
+        config_lib.check_config(config)
+    assert str(error.value).startswith(f"config.sharding.{key}={value!r} needs config.parallelism='jit'")
 
 
 def test_a_loss_without_any_weight():

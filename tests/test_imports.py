@@ -18,6 +18,7 @@ BOTTOM = [
     "checkpoint_files",
     "checksums",
     "progress",
+    "hosts",
     "paths",
     "remote",
     "leases",
@@ -29,10 +30,11 @@ BOTTOM = [
 # What the bottom's members import of each other, and nothing else of the package.
 WITHIN_BOTTOM = {
     "models": {"options", "imagenet"},
-    "checkpoint": {"checkpoint_files", "checksums", "paths", "errors"},
+    "checkpoint": {"checkpoint_files", "checksums", "hosts", "paths", "errors"},
     "checkpoint_files": {"checksums", "paths", "errors"},
     "checksums": set(),
-    "progress": set(),
+    "progress": {"hosts"},
+    "hosts": {"errors", "version"},
     "paths": {"errors", "remote"},
     "remote": {"errors"},
     "leases": {"errors", "remote"},
@@ -49,10 +51,12 @@ CONFIG_READERS = {
     "analysis.plan",
     "analysis.worker",
     "compare.run",
+    "training.agreement",
     "training.build",
     "training.imported",
     "training.loop",
     "training.workdir",
+    "training.height",
     "training.layout",
     "training.optimizer",
     "evaluation.trained",
@@ -177,7 +181,7 @@ def test_a_config_is_read_in_few_places():
     for name, path in MODULES.items():
         if "ConfigDict" in path.read_text(encoding="utf-8"):
             allowed = {"config", "analysis.plan", "compare.run"} | {
-                f"training.{module}" for module in ("build", "loop", "imported")
+                f"training.{module}" for module in ("agreement", "build", "loop", "imported")
             }
             assert name in allowed, name
 

@@ -1,8 +1,8 @@
 """Only one of several processes shows bars and prints."""
 
-import jax
 import pytest
 
+from dpanet_jax import hosts
 from dpanet_jax.progress import is_main_process, message, progress_bar
 
 
@@ -10,7 +10,7 @@ from dpanet_jax.progress import is_main_process, message, progress_bar
 def test_one_process_speaks(
     index: int, shows: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(hosts, "index", lambda: index)
     assert is_main_process() is shows
     assert list(progress_bar(range(3), desc="reading")) == [0, 1, 2]
     message("said between bars")

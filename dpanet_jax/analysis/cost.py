@@ -15,6 +15,7 @@ from dpanet_jax.config import Sections
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import build, layout
 from dpanet_jax.training.state import TrainState
+from dpanet_jax.training.traced import equations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,9 @@ def compile_step(
     options = dataclasses.replace(
         options, training=dataclasses.replace(options.training, batch_size=batch_size)
     )
+    on_devices = layout.Jit(devices, options.sharding)
     # The length of the schedule is a constant in the program: any will do.
-    computed = build.computation(options, num_classes, num_steps=max(1, options.training.steps))
+    computed = build.computation(options, num_classes, max(1, options.training.steps), on_devices)
     height, width = options.data.crop_size
     state = jax.eval_shape(
         lambda rng: TrainState.create(
@@ -91,7 +93,7 @@ def compile_step(
         "extent": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
     }
     products = count_products(jax.make_jaxpr(computed.train_step)(state, batch).jaxpr) / len(devices)
-    lowered = layout.Jit(devices).compile(computed.train_step).lower(state, batch)  # type: ignore[attr-defined]
+    lowered = on_devices.compile(computed.train_step, state).lower(state, batch)  # type: ignore[attr-defined]
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -145,32 +147,19 @@ def count_products(jaxpr: Any) -> float:
     between the elements of a dilated input; a product's 2 · its outputs · the length that it sums over.
     """
     total = 0.0
-    for equation in jaxpr.eqns:
+    for equation, turns in equations(jaxpr):
         name, params = equation.primitive.name, equation.params
         if name == "conv_general_dilated":
             shape = equation.invars[1].aval.shape
             outputs = params["dimension_numbers"].rhs_spec[0]
             inputs = math.prod(shape) / shape[outputs] / math.prod(params["lhs_dilation"])
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * inputs
+            total += turns * 2 * math.prod(equation.outvars[0].aval.shape) * inputs
         elif name == "dot_general":
             (left, _), _ = params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in left)
-        else:
-            turns = params["length"] if name == "scan" else 1
-            total += turns * sum(count_products(inner) for inner in _inner(params))
+            summed = math.prod(shape[axis] for axis in left)
+            total += turns * 2 * math.prod(equation.outvars[0].aval.shape) * summed
     return total
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    """The programs that an equation runs: jaxprs, closed or open, among its parameters."""
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                found.append(item)
-    return found
 
 
 # libtpu's words; the second counts the temporaries alone.
@@ -196,6 +185,10 @@ def _size(text: str) -> int:
 def _bytes_of(tree: Any, shardings: Any) -> int:
     """Bytes on one device of arrays that lie as `shardings`, a tree of the same structure, says."""
     total = 0
-    for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True):
+    # An array that the program does not need has no sharding, and takes no room.
+    laid = jax.tree.leaves(shardings, is_leaf=lambda sharding: sharding is None)
+    for leaf, sharding in zip(jax.tree.leaves(tree), laid, strict=True):
+        if sharding is None:
+            continue
         total += math.prod(sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
     return total

@@ -17,6 +17,10 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CALL = re.compile(r" call\(.*to_apply=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+# libtpu's name for a fused program that sums, of which each device keeps a part.
+_SUM_AND_SPLIT = "all-reduce-scatter"
+_NETWORK = re.compile(r"\bjvp\(\w+\)/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Collective:
     """The collectives of one kind and purpose in one step of the program.
 
     count: how often one runs. bytes: of the arrays that one device hands in or gets, whichever is more, all
-    runs together. group: devices that exchange with each other.
+    runs together. group: devices that exchange with each other; of a permutation, the pairs that do.
     """
 
     kind: str
@@ -55,20 +59,31 @@ def collectives(text: str, devices: int, norms: Collection[str] = ()) -> list[Co
 
     text: `compiled.as_text()`. devices: of the whole program. norms: names of the modules that are batch
     norms. The purpose is "batch norm" (its statistics, what its backward pass sums, and the gradients of its
-    own parameters), "gradients" (the rest of a backward pass) or "loss and metrics". Where the compiler has
-    joined several sums in one, each array's bytes count for its own purpose, and the one for that of most.
+    own parameters), "gradients" (the rest of a backward pass), "halos" (rows of a neighbour's part of an
+    image), "activations" (other sums in the network's forward pass), "parameters" (those that devices keep a
+    part of each) or "loss and metrics". Where the compiler has joined several sums in one, each array's bytes
+    count for its own purpose, and the one for that of most.
     """
     computations, entry = _computations(text)
     counts: collections.Counter[tuple[str, str, int]] = collections.Counter()
     sizes: collections.Counter[tuple[str, str, int]] = collections.Counter()
+    seen: set[tuple[str, str, int]] = set()
     for name, times in _executed(computations, entry, 1):
         lines = computations[name]
         found = [line for line in lines if _INSTRUCTION.match(line)]
         purposes = _purposes(lines, norms) if found else {}
         for line in found:
             kind, group, parts = _parts(line, devices, purposes)
-            if group < 2:
+            if group < 2 and kind != "collective-permute":
                 continue
+            if channel := _CHANNEL.search(line):
+                # libtpu spreads a collective over several fused programs, and writes it in each of them.
+                key = (kind, channel[1], sum(parts.values()))
+                if key in seen:
+                    continue
+                seen.add(key)
+            if name.startswith(_SUM_AND_SPLIT):
+                kind, parts = "reduce-scatter", {"gradients": sum(parts.values())}
             for purpose, size in parts.items():
                 sizes[kind, purpose, group] += times * size
             counts[kind, max(parts, key=lambda purpose: parts[purpose]), group] += times
@@ -82,9 +97,15 @@ def _purposes(lines: list[str], norms: Collection[str]) -> dict[str, str]:
         name, op_name = _NAME.match(line), _OP_NAME.search(line)
         if name and op_name:
             is_norm = not set(op_name[1].split("/")).isdisjoint(norms)
-            backward = "gradients" if "transpose(" in op_name[1] else "loss and metrics"
-            found[name[1]] = "batch norm" if is_norm else backward
+            found[name[1]] = "batch norm" if is_norm else _purpose(op_name[1])
     return found
+
+
+def _purpose(op_name: str) -> str:
+    """What an instruction outside of batch norm is for. The network's forward pass is under its class."""
+    if "transpose(" in op_name or op_name.endswith("sharding_constraint"):
+        return "gradients"
+    return "activations" if _NETWORK.search(op_name) else "loss and metrics"
 
 
 def _parts(line: str, devices: int, purposes: dict[str, str]) -> tuple[str, int, dict[str, int]]:
@@ -98,13 +119,23 @@ def _parts(line: str, devices: int, purposes: dict[str, str]) -> tuple[str, int,
     operands = _OPERAND.findall(line[instruction.end() :].partition(")")[0])
     if is_start and kind in ("all-gather", "collective-permute"):
         # The type is (what goes in, what comes out, …): the larger one of the two counts.
-        return kind, group, {own: max(arrays, default=0)}
+        arrays = [max(arrays, default=0)]
+    if kind == "collective-permute":
+        return kind, group, {"halos": sum(arrays)}
+    if kind == "all-gather" and _lays_parameters(line):
+        return kind, group, {"parameters": sum(arrays)}
     factor = group if kind == "reduce-scatter" else 1
     parts: collections.Counter[str] = collections.Counter()
     for i, size in enumerate(arrays):
         operand = operands[i] if len(operands) == len(arrays) else ""
         parts[purposes.get(operand, own)] += factor * size
     return kind, group, dict(parts)
+
+
+def _lays_parameters(line: str) -> bool:
+    """Whether a gather is outside of the network and the loss, which are what is differentiated."""
+    op_name = _OP_NAME.search(line)
+    return op_name is None or "jvp(" not in op_name[1]
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

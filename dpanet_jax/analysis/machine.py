@@ -73,7 +73,7 @@ def _local() -> Machine:
     first = devices[0]
     kind = first.device_kind
     if first.platform == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
         name = "CPU" if len(devices) == 1 else "simulated CPU"
         return Machine(name, devices, jax.process_count(), memory)
     chip = chips.gpu_of(kind)

@@ -35,6 +35,7 @@ def plan(
     search: bool = True,
     variants: bool = True,
     max_compiles: int = 5,
+    hosts: Mapping[str, Any] | None = None,
     output: paths.AnyPath | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -43,8 +44,10 @@ def plan(
     topology: a TPU slice such as "v5e:16x16"; "local", the devices of this machine; or "cpu:N", so many
     simulated ones. batch_size: of all devices; 0: the config's own. num_classes 0: those of the prepared data
     set. search: look for the largest batch too, by at most max_compiles compilations more. variants: compile
-    the step with remat and with the other type too. Raises UsageError (ConfigError, DatasetNotFound among
-    them) for what is wrong before any work, and PlanError where the compiler fails.
+    the step with remat and with the other type too. hosts: arguments of `hosts.join`, with which several
+    processes plan for the devices of them all; process 0 says and writes the plan. Raises UsageError
+    (ConfigError, DatasetNotFound among them) for what is wrong before any work, and PlanError where the
+    compiler fails.
     """
     config_lib.check_config(config)
     env = environment(topology, os.environ)
@@ -53,6 +56,11 @@ def plan(
     config_lib.check_class_weights(weights, [str(i) for i in range(classes)], config.data.dataset)
     if output:
         paths.require_writable(output.parent)
+    if hosts and topology != "local" and not _SIMULATED.fullmatch(topology):
+        raise UsageError(
+            f"--topology={topology} is planned without its hosts: leave out --coordinator, --num_processes"
+            " and --process_id, which join the hosts of --topology=local or cpu:N"
+        )
     request = Request(
         config=config_lib.to_dict(config),
         num_classes=classes,
@@ -61,8 +69,12 @@ def plan(
         search=search,
         variants=variants,
         max_compiles=max_compiles,
+        hosts=dict(hosts or {}),
     )
-    made = run_worker(request, env, lambda what: say(f"compiling {what} …"))
+    speaks = not hosts or hosts["process_id"] == 0
+    made = run_worker(request, env, lambda what: say(f"compiling {what} …") if speaks else None)
+    if not speaks:
+        return made
     if output:
         paths.write_text(output, json.dumps(made, indent=1) + "\n")
     say(report.text(made))
@@ -130,9 +142,12 @@ def run_worker(request: Request, env: Mapping[str, str], say: Callable[[str], No
                 worker.kill()  # It would go on compiling for nobody.
                 raise
         if not outcome.is_file():
+            words = errors.read_text(encoding="utf-8", errors="replace").splitlines()
+            if words and words[-1].startswith("dpanet_jax: "):
+                raise PlanError(words[-1].removeprefix("dpanet_jax: "))  # Of hosts that are not there.
             raise PlanError(
                 f"the process that compiles ended with status {worker.returncode}; its last words:\n"
-                + "\n".join(errors.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+                + "\n".join(words[-20:])
             )
         result = json.loads(outcome.read_text(encoding="utf-8"))
     if "error" in result:

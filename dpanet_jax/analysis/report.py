@@ -13,6 +13,12 @@ _MEMORY = {
     "results": "results",
     "code": "the program",
 }
+# What of the state a device has only a part of.
+_SHARDED = {
+    "whole": [],
+    "optimizer": ["a device keeps a part of the optimizer's state"],
+    "parameters": ["a device keeps a part of the parameters and of the optimizer's state"],
+}
 _BOUNDS = {
     "arithmetic": "arithmetic",
     "memory": "memory traffic",
@@ -38,12 +44,15 @@ def text(plan: Mapping[str, Any]) -> str:
     """The plan, as lines to print."""
     machine, step = plan["machine"], plan["step"]
     hosts = f"{machine['hosts']} host" + ("s" if machine["hosts"] > 1 else "")
-    per_device = plan["images_of_a_device"]
+    per_device, sharding = plan["images_of_a_device"], plan["sharding"]
+    space = sharding["space"]
+    held_by = "a device" if space == 1 else f"for each {space} devices"
     lines = [
         "",
         f"{plan['topology']}: {machine['chips']} × {machine['name']}, {hosts}",
-        f"batch {plan['batch_size']}: {per_device} image{'s' if per_device > 1 else ''} a device, "
+        f"batch {plan['batch_size']}: {per_device} image{'s' if per_device > 1 else ''} {held_by}, "
         f"{'×'.join(map(str, plan['network']['crop_size']))}, {plan['network']['model']['dtype']}",
+        *_SHARDED[sharding["state"]],
         "",
         *_memory(step, machine["memory"]),
     ]
@@ -53,7 +62,7 @@ def text(plan: Mapping[str, Any]) -> str:
     if plan["variants"]:
         lines += ["", *_variants(plan)]
     if "largest" in plan:
-        lines += ["", *_largest(plan["largest"], machine["devices"])]
+        lines += ["", *_largest(plan["largest"], machine["devices"] // space, held_by)]
     return "\n".join(lines)
 
 
@@ -136,17 +145,18 @@ def _variants(plan: Mapping[str, Any]) -> list[str]:
     return ["the same batch with one option changed", *table(rows)]
 
 
-def _largest(found: Mapping[str, Any], devices: int) -> list[str]:
+def _largest(found: Mapping[str, Any], shards: int, held_by: str) -> list[str]:
+    """`shards` are the devices, or groups of them that share images."""
     if not found["images"]:
         return ["no batch was found that fits"]
     refused = found["refused"]
     if found["is_exact"]:
         beyond = "the next larger one does not fit"
     elif refused:
-        beyond = f"{refused * devices} does not fit, and between them nothing was compiled"
+        beyond = f"{refused * shards} does not fit, and between them nothing was compiled"
     else:
         beyond = "larger ones were not compiled"
-    return [f"largest batch that fits: {found['images'] * devices}, {found['images']} a device; {beyond}"]
+    return [f"largest batch that fits: {found['images'] * shards}, {found['images']} {held_by}; {beyond}"]
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> list[str]:

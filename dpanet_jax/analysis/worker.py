@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpanet_jax import config as config_lib
-from dpanet_jax import paths
+from dpanet_jax import hosts, paths
 from dpanet_jax.analysis import machine as machine_lib
 from dpanet_jax.analysis.bounds import bounds
 from dpanet_jax.analysis.cost import Cost, TooLarge, compile_step
@@ -20,11 +20,12 @@ from dpanet_jax.analysis.machine import Machine
 from dpanet_jax.analysis.search import fits, largest_batch
 from dpanet_jax.config import Sections
 from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.training.height import require_even_height
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What `plan` asks for; `batch_size` 0 is the config's own, of all devices."""
+    """What `plan` asks for; `batch_size` 0 is the config's own, of all devices and hosts."""
 
     config: dict[str, Any]
     num_classes: int
@@ -33,6 +34,7 @@ class Request:
     search: bool = True
     variants: bool = True
     max_compiles: int = 5
+    hosts: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of `hosts.join`
 
 
 def make_plan(request: Request) -> dict[str, Any]:
@@ -40,16 +42,22 @@ def make_plan(request: Request) -> dict[str, Any]:
     options = config_lib.sections(config_lib.from_dict(request.config))
     machine = machine_lib.find(request.topology)
     batch_size = request.batch_size or options.training.batch_size
-    images = images_of_a_device(batch_size, len(machine.devices), options.training.accumulate_steps)
+    sharding = options.sharding
+    images = images_of_a_device(
+        batch_size, len(machine.devices), options.training.accumulate_steps, sharding.space
+    )
+    require_even_height(options)
+    shards = len(machine.devices) // sharding.space
 
     def compiled(what: str, options: Sections, images: int) -> Cost | TooLarge:
         print(json.dumps({"compiling": f"{what}, {images} images a device"}), flush=True)
-        return compile_step(options, request.num_classes, images * len(machine.devices), machine.devices)
+        return compile_step(options, request.num_classes, images * shards, machine.devices)
 
     step = compiled("the step", options, images)
     plan: dict[str, Any] = {
         "topology": request.topology,
         "machine": _described(machine),
+        "sharding": dataclasses.asdict(sharding),
         "network": {"model": options.model, "crop_size": options.data.crop_size},
         "num_classes": request.num_classes,
         "batch_size": batch_size,
@@ -74,16 +82,22 @@ def make_plan(request: Request) -> dict[str, Any]:
     return plan
 
 
-def images_of_a_device(batch_size: int, devices: int, accumulate_steps: int) -> int:
-    """A device's part of the batch. UsageError where it does not split evenly."""
-    parts = devices * accumulate_steps
+def images_of_a_device(batch_size: int, devices: int, accumulate_steps: int, space: int = 1) -> int:
+    """Images of which a device has a part: all of each, or its share among `space` devices.
+
+    UsageError where the batch does not split evenly.
+    """
+    if devices % space:
+        raise UsageError(f"config.sharding.space={space} does not divide the {devices} devices")
+    parts = devices // space * accumulate_steps
     if batch_size % parts or batch_size < parts:
+        shared = f" / config.sharding.space={space}" if space > 1 else ""
         in_parts = f" × accumulate_steps={accumulate_steps}" if accumulate_steps > 1 else ""
         raise UsageError(
-            f"--batch_size={batch_size} is not a multiple of {devices} devices{in_parts}: use a multiple of"
-            f" {parts}"
+            f"--batch_size={batch_size} is not a multiple of {devices} devices{shared}{in_parts}: use a"
+            f" multiple of {parts}"
         )
-    return batch_size // devices
+    return batch_size // (devices // space)
 
 
 def variants_of(options: Sections) -> dict[str, Sections]:
@@ -135,6 +149,8 @@ def main() -> int:
     """Reads the request, writes the outcome: {"plan": …} or {"error": text, "exit_status": 1 or 2}."""
     request = Request(**json.load(sys.stdin))
     try:
+        if request.hosts:
+            hosts.join(**request.hosts)
         outcome: dict[str, Any] = {"plan": make_plan(request)}
     except DPANetError as error:
         outcome = {"error": str(error), "exit_status": error.exit_status}

@@ -121,17 +121,17 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    block: int = 0,
+    num_blocks: int = 1,
     num_workers: int = 0,
     num_threads: int | None = None,
 ) -> TrainBatches:
     """Endless shuffled, augmented batches; every epoch has its own order. See `augment`.
 
-    batch_size is the global one. Yields this process's rows, process_index::process_count of the
-    global batch: {"image": (b, h, w, 3) uint8, "label": (b, h, w) uint8, "extent": (b, 2) int32}
-    with b = batch_size / process_count and (h, w) = crop_size. Batch n depends on (split, seed, n)
-    and the augmentation alone: not on workers, threads, processes or how often a run was resumed.
+    batch_size is the global one. Yields the rows of one of its num_blocks contiguous blocks:
+    {"image": (b, h, w, 3) uint8, "label": (b, h, w) uint8, "extent": (b, 2) int32} with
+    b = batch_size / num_blocks and (h, w) = crop_size. Batch n depends on (split, seed, n)
+    and the augmentation alone: not on workers, threads, blocks or how often a run was resumed.
 
     num_workers: processes that read; 0 reads in num_threads threads of this one (default: up to 4).
     Worker processes are spawned, so a script needs its `if __name__ == "__main__"`.
@@ -140,16 +140,17 @@ def train_batches(
     that is wrong.
     """
     require_labels(split)
-    rows = _rows_per_process(batch_size, process_index, process_count)
+    rows = _rows_of_a_block(batch_size, block, num_blocks)
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed must lie in 0 to 2**32 - 1, not {seed}")
     transform = functools.partial(augment, augmentation=augmentation)
     examples = grain.MapDataset.source(split).seed(seed).shuffle().repeat(_EPOCHS)
     examples = examples.random_map(transform)
-    mine = examples.slice(slice(process_index, None, process_count))
+    # Batch n is the chunks n · num_blocks to (n + 1) · num_blocks - 1.
+    mine = examples.batch(rows).slice(slice(block, None, num_blocks))
     identity = {"fingerprint": split.fingerprint, "seed": seed, "batch_size": batch_size}
     threads = _default_threads() if num_threads is None else num_threads
-    return TrainBatches(mine.batch(rows), identity, num_workers, threads)
+    return TrainBatches(mine, identity, num_workers, threads)
 
 
 class EvalBatches:
@@ -182,23 +183,23 @@ class EvalBatches:
 def eval_batches(
     split: Split,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    block: int = 0,
+    num_blocks: int = 1,
     num_threads: int | None = None,
 ) -> EvalBatches:
     """Batches that hold every example of `split` exactly once, each image at its own size.
 
-    batch_size is the global one; a process gets rows process_index::process_count of each batch,
-    and all processes get as many batches, of the same shapes. Images of one size share batches, in
+    batch_size is the global one; of each batch come the rows of one of its num_blocks contiguous blocks,
+    and every block has as many batches, of the same shapes. Images of one size share batches, in
     their order, so there are as few shapes as sizes. Yields {"image": (b, H, W, 3) uint8, "label":
     (b, H, W) uint8, "mask": (b,) bool, "index": (b,) int32}: where the mask is False the row fills
     up a last batch, with label IGNORE_LABEL and index -1.
 
     Raises UnlabelledSplit for a split without labels, and UsageError (a ValueError) where batch_size and
-    process_count do not fit.
+    num_blocks do not fit.
     """
     require_labels(split)
-    _rows_per_process(batch_size, process_index, process_count)
+    count = _rows_of_a_block(batch_size, block, num_blocks)
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, size in enumerate(split.sizes):
         by_size.setdefault(size, []).append(i)
@@ -207,7 +208,7 @@ def eval_batches(
         indices = indices + [-1] * (-len(indices) % batch_size)
         for start in range(0, len(indices), batch_size):
             rows = indices[start : start + batch_size]
-            plans.append((size, rows[process_index::process_count]))
+            plans.append((size, rows[block * count : (block + 1) * count]))
     threads = _default_threads() if num_threads is None else num_threads
     return EvalBatches(split, plans, threads)
 
@@ -221,12 +222,12 @@ def require_labels(split: Split) -> None:
         )
 
 
-def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count:
-        raise UsageError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
-    if not 0 <= process_index < process_count:
-        raise UsageError(f"process_index {process_index} must lie below {process_count}")
-    return batch_size // process_count
+def _rows_of_a_block(batch_size: int, block: int, num_blocks: int) -> int:
+    if batch_size < 1 or batch_size % num_blocks:
+        raise UsageError(f"batch_size {batch_size} must be a multiple of the {num_blocks} blocks")
+    if not 0 <= block < num_blocks:
+        raise UsageError(f"block {block} must lie below {num_blocks}")
+    return batch_size // num_blocks
 
 
 def _default_threads() -> int:

@@ -2,23 +2,22 @@
 
 import contextlib
 import dataclasses
+import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-import jax
-import numpy as np
-
+from dpanet_jax import hosts
 from dpanet_jax.data import pipeline
 from dpanet_jax.data.split import Split
-from dpanet_jax.errors import OutOfMemory, is_out_of_memory
+from dpanet_jax.errors import OutOfMemory, UsageError, is_out_of_memory
 from dpanet_jax.evaluation.figures import Kept
-from dpanet_jax.evaluation.metrics import ConfusionMatrix, from_halves, to_halves
+from dpanet_jax.evaluation.metrics import ConfusionMatrix
 from dpanet_jax.evaluation.protocols import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """matrix: of the whole split, over all processes. kept: what was asked for, as far as seen here."""
+    """matrix: of the whole split, over all processes. kept: the examples that were asked for."""
 
     matrix: ConfusionMatrix
     kept: dict[int, Kept]
@@ -35,14 +34,18 @@ def evaluate(
 ) -> Evaluated:
     """Every image once, padding never, over all processes; `batch_size` is of all of them together.
 
-    `variables` are what `protocol.put` returned; `keep` the indices of examples to keep; `progress` wraps the
-    iterable of batches. Raises UsageError for a split without labels, and OutOfMemory.
+    variables: what `protocol.put` returned. keep: the indices of examples to keep. progress: wraps the
+    iterable of batches. Raises UsageError for a split without labels, or a batch that does not split evenly
+    over the hosts, and OutOfMemory.
     """
+    if batch_size % hosts.count():
+        raise UsageError(
+            f"a batch of {batch_size} (--batch_size, config.evaluation.batch_size) does not split evenly "
+            f"over {hosts.count()} hosts"
+        )
     matrix = ConfusionMatrix(len(split.classes.names))
     kept = {}
-    batches = pipeline.eval_batches(
-        split, batch_size, process_index=jax.process_index(), process_count=jax.process_count()
-    )
+    batches = pipeline.eval_batches(split, batch_size, hosts.index(), hosts.count())
     with memory_said_in_one_line(batch_size):
         for batch in progress(batches):
             predictions = protocol.ids(batch["image"], variables)
@@ -52,7 +55,7 @@ def evaluate(
                     # Copies: the batch's memory may be a worker's, and is large.
                     image, label = batch["image"][row].copy(), batch["label"][row].copy()
                     kept[index] = Kept(image, label, predictions[row].copy())
-    return Evaluated(_over_processes(matrix), kept)
+    return _over_processes(Evaluated(matrix, kept))
 
 
 @contextlib.contextmanager
@@ -71,10 +74,14 @@ def memory_said_in_one_line(batch_size: int) -> Iterator[None]:
         raise OutOfMemory(f"the memory does not suffice for the evaluation: lower {lower}") from error
 
 
-def _over_processes(matrix: ConfusionMatrix) -> ConfusionMatrix:
-    if jax.process_count() == 1:
-        return matrix
-    from jax.experimental import multihost_utils
-
-    halves = multihost_utils.process_allgather(to_halves(matrix.counts))
-    return ConfusionMatrix(matrix.num_classes, from_halves(np.asarray(halves)))
+def _over_processes(here: Evaluated) -> Evaluated:
+    """What all processes have seen together, from what each has."""
+    if hosts.count() == 1:
+        return here
+    matrix = ConfusionMatrix(here.matrix.num_classes)
+    kept: dict[int, Kept] = {}
+    for content in hosts.gather(pickle.dumps((here.matrix.counts, here.kept))):
+        counts, its = pickle.loads(content)
+        matrix = matrix.merge(ConfusionMatrix(matrix.num_classes, counts))
+        kept |= its
+    return Evaluated(matrix, kept)

@@ -6,9 +6,6 @@ import numpy as np
 
 from dpanet_jax.data.classes import IGNORE_LABEL
 
-# int64 would be cut to int32 on its way between hosts, without JAX's x64: two halves travel instead.
-_LOW_BITS = 31
-
 
 class ConfusionMatrix:
     """Counts of (label, prediction) pairs over a whole data set: int64 (K, K), rows are labels.
@@ -72,17 +69,6 @@ class ConfusionMatrix:
             "pixel_accuracy": float(_ratio(true_positives.sum(), total)),
             "frequency_weighted_iou": float(_ratio(np.nansum(labels * iou), total)),
         }
-
-
-def to_halves(counts: np.ndarray) -> np.ndarray:
-    """int64 counts below 2^62, of any shape → int32 (2, …), which `from_halves` adds up again."""
-    return np.stack([counts >> _LOW_BITS, counts & (2**_LOW_BITS - 1)]).astype(np.int32)
-
-
-def from_halves(halves: np.ndarray) -> np.ndarray:
-    """int32 (processes, 2, …), each of `to_halves` → the sum of the processes' counts, int64."""
-    high, low = halves.astype(np.int64).sum(axis=0)
-    return (high << _LOW_BITS) + low
 
 
 def _ratio(part: Any, whole: Any) -> np.ndarray:

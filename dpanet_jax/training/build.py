@@ -20,6 +20,7 @@ from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.precision import param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import layout, pictures
+from dpanet_jax.training.height import require_even_height
 from dpanet_jax.training.layout import Layout, TrainStep
 from dpanet_jax.training.optimizer import Schedule, make_optimizer, schedule_for, total_steps
 from dpanet_jax.training.state import TrainState
@@ -75,7 +76,13 @@ def require_valid(config: ConfigDict) -> None:
     config_lib.check_config(config, starts=False)
     options = config_lib.sections(config)
     training = options.training
-    layout.require_even_batches(training.batch_size, training.accumulate_steps, options.evaluation.batch_size)
+    layout.require_even_batches(
+        training.batch_size,
+        training.accumulate_steps,
+        options.evaluation.batch_size,
+        options.sharding.space,
+    )
+    require_even_height(options)
 
 
 def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
@@ -94,9 +101,10 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     classes = train_split.classes
     config_lib.check_class_weights(options.loss_options.class_weights, classes.names, data.dataset)
     steps = total_steps(training, len(train_split))
-    on_devices = layout.LAYOUTS[options.run.parallelism]()
-    computed = computation(options, len(classes.names), steps, on_devices.axis_name)
+    on_devices = layout.make(options.run.parallelism, options.sharding)
+    computed = computation(options, len(classes.names), steps, on_devices)
     model = computed.model
+    state = TrainState.create(initial_variables(options, model, pretrained), computed.optimizer)
     return Parts(
         options=options,
         train_split=train_split,
@@ -108,9 +116,9 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
         schedule=computed.schedule,
         optimizer=computed.optimizer,
         layout=on_devices,
-        train_step=on_devices.compile(computed.train_step),
-        batches=training_batches(options, train_split),
-        initial_state=TrainState.create(initial_variables(options, model, pretrained), computed.optimizer),
+        train_step=on_devices.compile(computed.train_step, state),
+        batches=training_batches(options, train_split, on_devices.block),
+        initial_state=state,
         protocol=protocols.make(options.evaluation.protocol, model, base_size=options.evaluation.base_size),
         drawn=pictures.chosen(options.run.pictures, len(val_split)),
         about={
@@ -122,7 +130,7 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
 
 
 class Computation(NamedTuple):
-    """What of a run needs no data and no device: `plan` compiles it for machines that are not there."""
+    """What of a run needs no data, and devices that need not be there: `plan` compiles it."""
 
     model: Any  # what `models.build` returns
     schedule: Schedule
@@ -130,13 +138,8 @@ class Computation(NamedTuple):
     train_step: TrainStep  # not compiled
 
 
-def computation(
-    options: Sections, num_classes: int, num_steps: int, axis_name: str | None = None
-) -> Computation:
-    """The training step that a config describes, for so many classes and optimizer steps in all.
-
-    `axis_name` is the axis that `pmap` maps; None under `jit`.
-    """
+def computation(options: Sections, num_classes: int, num_steps: int, on_devices: Layout) -> Computation:
+    """The training step that a config describes, for so many classes and optimizer steps in all."""
     training = options.training
     make_model = functools.partial(
         models.build,
@@ -147,27 +150,32 @@ def computation(
     schedule = schedule_for(options.optimizer, training.batch_size, num_steps)
     optimizer = make_optimizer(schedule, options.optimizer)
     train_step = make_train_step(
-        make_model(axis_name=axis_name),
+        make_model(axis_name=on_devices.axis_name),
         optimizer,
         schedule,
         options.loss,
         class_weights=options.loss_options.class_weights,
         seed=options.run.seed,
         accumulate_steps=training.accumulate_steps,
-        axis_name=axis_name,
+        axis_name=on_devices.axis_name,
+        gather=on_devices.gather,
+        scatter=on_devices.scatter,
     )
     return Computation(make_model(), schedule, optimizer, train_step)
 
 
-def training_batches(options: Sections, split: Split) -> pipeline.TrainBatches:
-    """The batches that a config trains on, of this process: an endless iterator with a state."""
+def training_batches(
+    options: Sections, split: Split, block: tuple[int, int] = (0, 1)
+) -> pipeline.TrainBatches:
+    """The batches that a config trains on, of them block (index, count): an endless iterator with a state."""
     return pipeline.train_batches(
         split,
         augmentation_of(options.data),
         batch_size=options.training.batch_size,
         seed=options.run.seed,
         num_workers=options.data.num_workers,
-        **layout.rows_to_read(),
+        block=block[0],
+        num_blocks=block[1],
     )
 
 

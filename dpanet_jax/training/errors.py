@@ -14,6 +14,8 @@ class NotFinite(TrainingError):
 class Interrupted(TrainingError):
     """A signal (Ctrl-C, a scheduler's SIGTERM, a terminal that closed) stopped the run after a checkpoint."""
 
+    agreed = True
+
 
 class WorkdirInUse(TrainingError):
     """Another run holds the workdir; the text says which, where that is known."""

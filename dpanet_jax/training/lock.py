@@ -40,9 +40,21 @@ class Lock:
             else:
                 file.close()  # Another run has removed it at its end, between the two calls.
         self._file.truncate(0)
-        self._file.write(f"{os.getpid()} {socket.gethostname()}\n")
+        self._file.write(f"{self.holder}\n")
         self._file.flush()
         return self
+
+    @property
+    def holder(self) -> str:
+        """How this process signs a lock that it holds."""
+        return f"{os.getpid()} {socket.gethostname()}"
+
+    def is_held_by(self, holder: str) -> bool:
+        """Whether the lock that is there is signed so, as another host sees it."""
+        try:
+            return self._path.read_text(encoding="utf-8").strip() == holder
+        except OSError:
+            return False
 
     def __exit__(self, *_: object) -> None:
         assert self._file is not None

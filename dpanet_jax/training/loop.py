@@ -13,12 +13,13 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from dpanet_jax import config as config_lib
+from dpanet_jax import hosts
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.evaluation import report
 from dpanet_jax.evaluation.evaluate import Evaluated, evaluate, memory_said_in_one_line
 from dpanet_jax.models.precision import computing_in
 from dpanet_jax.progress import is_main_process, message, progress_bar
-from dpanet_jax.training import pictures, stopped
+from dpanet_jax.training import agreement, pictures, stopped
 from dpanet_jax.training.build import Parts, build, require_valid
 from dpanet_jax.training.errors import Interrupted
 from dpanet_jax.training.imported import require_classes
@@ -31,27 +32,36 @@ from dpanet_jax.training.workdir import Workdir
 def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains in `workdir`, or goes on there from the newest whole checkpoint; returns the last evaluation.
 
-    The result is `ConfusionMatrix.compute()`'s dictionary for the validation split. Raises ConfigError
-    for a wrong config or a workdir of another one, DataError's family for the data set, TrainingError
-    where numbers are not finite, memory or disk do not suffice, or another run holds the workdir, Interrupted
-    after a signal, and CheckpointError where no checkpoint of the workdir is whole.
+    On several hosts, all of them call it (see `hosts.join`). The result is `ConfusionMatrix.compute()`'s
+    dictionary for the validation split. Raises ConfigError for a wrong config or a workdir of another one,
+    DataError's family for the data set, TrainingError where numbers are not finite, memory or disk do not
+    suffice, or another run holds the workdir, Interrupted after a signal, CheckpointError where no checkpoint
+    of the workdir is whole, and HostError where hosts differ, or one of them fails.
     """
-    require_valid(config)
-    config = config_lib.resolved(config)
-    with Workdir(workdir) as folder, computing_in(config.model.get("dtype", "float32")):
-        values, changed = folder.config_of_run(config_lib.to_dict(config))
-        parts = build(config_lib.from_dict(values), pretrained=not folder.has_checkpoint)
+    with hosts.agreed():
+        require_valid(config)
+        config = config_lib.resolved(config)
+        folder = Workdir(workdir)
+    agreement.require_same_request(config)
+    with folder, computing_in(config.model.get("dtype", "float32")), hosts.lost_in_one_line():
+        goes_on = hosts.of_main(lambda: folder.has_checkpoint)
+        values, changed = hosts.of_main(lambda: folder.config_of_run(config_lib.to_dict(config)))
+        with hosts.agreed():
+            parts = build(agreement.of_this_host(values, config), pretrained=not goes_on)
+        agreement.require_same_contents(parts)
         kept = parts.options.checkpoint
         with Checkpoints(
             folder.path, kept.keep_latest, kept.keep_best, writes=folder.writes, tell=message
         ) as checkpoints:
-            if checkpoints.latest is None:
+            if hosts.of_main(lambda: checkpoints.latest) is None:
                 state, evaluated = parts.initial_state, True
                 folder.begin(parts.about["config"], parts.about["provenance"])
             else:
                 restored = checkpoints.restore(parts.initial_state)
                 state = TrainState.from_checkpoint(restored)
-                evaluated = not parts.is_evaluated(restored.step) or checkpoints.has_score(restored.step)
+                evaluated = not parts.is_evaluated(restored.step) or hosts.of_main(
+                    lambda: checkpoints.has_score(restored.step)
+                )
                 if restored.about.get("data"):
                     parts.batches.set_state(restored.about["data"])
                 else:  # Weights that were imported have read no data yet.
@@ -107,7 +117,7 @@ class _Run:
         self.state, metrics = parts.train_step(self.state, batch)
         self.step += 1
         window.add(self.step, metrics)
-        stopping = interruption.signal  # Read once: flushed, saved and stopped go together.
+        stopping = interruption.asked()  # Once: flushed, saved and stopped go together.
         if parts.is_logged(self.step) or stopping:
             window.flush(self.step)
         if parts.is_saved(self.step) or stopping:
@@ -158,7 +168,6 @@ class _Run:
             return evaluate(
                 parts.protocol, variables, parts.val_split, batch_size, keep=keep, progress=watched
             )
-        except CutShort:
-            assert interruption.signal
-            self._stop(interruption.signal)
+        except CutShort as error:
+            self._stop(str(error))
             raise

@@ -1,4 +1,4 @@
-"""How a network is trained: `config` itself, `.loss`, `.optimizer`, `.training`, `.checkpoint`."""
+"""How a network is trained: `config` itself, and its sections from `.loss` to `.checkpoint`."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -104,6 +104,28 @@ class Training:
             )
         if not (self.steps or self.epochs):
             raise OptionError("epochs and steps are both 0: set one of them")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharding:
+    """What is split over devices beside the batch; see `training.layout.Jit`."""
+
+    space: Annotated[
+        int,
+        Option(
+            "devices that share each image, split by its height; it must divide the number of devices",
+            least=1,
+            kind="operation",
+        ),
+    ] = 1
+    state: Annotated[
+        Literal["whole", "optimizer", "parameters"],
+        Option(
+            "what the devices that share the batch keep a part of each, and not whole: nothing;"
+            " the optimizer's state (as ZeRO-1); that and the parameters (as FSDP)",
+            kind="operation",
+        ),
+    ] = "whole"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,12 @@ from dpanet_jax.training.state import TrainState
 
 # (state, part of the batch, dropout key, total weight) → (batch_stats, sums); see `make_gradients`.
 Gradients: TypeAlias = Callable[[TrainState, Batch, jax.Array, jax.Array], Any]
+# A tree → the same values, laid otherwise on the devices.
+Relay: TypeAlias = Callable[[Any], Any]
+
+
+def _as_it_is(tree: Any) -> Any:
+    return tree
 
 
 class Trainable(Protocol):
@@ -48,6 +54,8 @@ def make_train_step(
     seed: int = 0,
     accumulate_steps: int = 1,
     axis_name: str | None = None,
+    gather: Relay = _as_it_is,
+    scatter: Relay = _as_it_is,
 ) -> TrainStep:
     """Builds `train_step(state, batch) → (state, metrics)`.
 
@@ -60,9 +68,10 @@ def make_train_step(
     The loss is a mean over the valid pixels of the global batch, weighted by `class_weights` where they are
     given (see `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
     With `accumulate_steps` > 1 the batch is computed in that many parts; batch norm then sees, and averages
-    over, each part by itself.
+    over, each part by itself. `gather` and `scatter`, as of `layout.Jit`, lay the parameters and their
+    gradients anew on the devices.
     """
-    compute = make_gradients(model, loss_weights, class_weights)
+    compute = make_gradients(model, loss_weights, class_weights, scatter)
     if accumulate_steps > 1:
         compute = in_parts(compute, accumulate_steps)
 
@@ -70,10 +79,13 @@ def make_train_step(
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if axis_name is not None:
+            require_every_device(axis_name)
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         num_valid = over_devices(count_valid(batch["label"]))
         total_weight = over_devices(jnp.sum(weigh(batch["label"], class_weights)))
-        batch_stats, sums = compute(state, batch, rng, total_weight)
+        gathered = dataclasses.replace(state, params=gather(state.params))
+        batch_stats, sums = compute(gathered, batch, rng, total_weight)
         grads, loss, terms, correct = over_devices(sums)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
@@ -94,8 +106,21 @@ def make_train_step(
     return train_step
 
 
+def require_every_device(axis_name: str) -> None:
+    """Raises RuntimeError where a mapped axis leaves out a device, of whichever host.
+
+    Each host, or device, would else train a network of its own, and nothing would tell.
+    """
+    spanned = jax.lax.axis_size(axis_name)
+    if spanned != jax.device_count():
+        raise RuntimeError(f'the axis "{axis_name}" spans {spanned} of {jax.device_count()} devices')
+
+
 def make_gradients(
-    model: Trainable, loss_weights: Mapping[str, float], class_weights: tuple[float, ...]
+    model: Trainable,
+    loss_weights: Mapping[str, float],
+    class_weights: tuple[float, ...],
+    scatter: Relay = _as_it_is,
 ) -> Gradients:
     """`gradients(state, part, rng, total_weight)` → batch statistics, and (gradients, loss, terms, correct).
 
@@ -131,7 +156,7 @@ def make_gradients(
         (loss, (batch_stats, terms, correct)), grads = grad_fn(
             state.params, state.batch_stats, part, rng, total_weight
         )
-        return batch_stats, (grads, loss, terms, correct)
+        return batch_stats, (scatter(grads), loss, terms, correct)
 
     return gradients
 

@@ -20,9 +20,9 @@ def in_one_line(parts: Parts, checkpoints: Checkpoints, folder: Workdir) -> Iter
     try:
         yield
     except NotFinite as error:
-        raise TrainingError(
-            f"{error}: stopped; {_safe(checkpoints, folder)}. {_lower_the_rate(folder)}"
-        ) from error
+        stopped = TrainingError(f"{error}: stopped; {_safe(checkpoints, folder)}. {_lower_the_rate(folder)}")
+        stopped.agreed = True  # Figures and state are the same on all hosts.
+        raise stopped from error
     except OutOfMemory as error:
         raise TrainingError(f"{error}; {_safe(checkpoints, folder)}, {_go_on(folder)}") from error
     except (TrainingError, CheckpointError):

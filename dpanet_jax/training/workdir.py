@@ -10,43 +10,71 @@ WORKDIR/.lock           while a run is under way; see `lock`, and `leases` for a
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-from dpanet_jax import checkpoint, paths
+from dpanet_jax import checkpoint, hosts, paths
 from dpanet_jax import config as config_lib
 from dpanet_jax.leases import Held, Lease
-from dpanet_jax.progress import is_main_process, message
+from dpanet_jax.progress import message
 from dpanet_jax.training.errors import WorkdirInUse
 from dpanet_jax.training.lock import Lock, in_use
 from dpanet_jax.training.log import RunLog
 
 _PROVENANCE = "provenance"
+_SECONDS = 20  # until what one host has written is seen by the others, on a slow network file system
 
 
 class Workdir:
-    """The folder of one run, at an absolute `path`; only one of several processes writes in it.
+    """The folder of one run, at an absolute `path`; of several hosts, all must open it, and one writes in it.
 
     While it is open, no other run can open it: `lock.Lock` and `leases.Lease` say how; WorkdirInUse is
-    raised. Raises UsageError for an address that no workdir can have, and ConfigError where there is a file.
+    raised. Raises UsageError for an address that no workdir can have, and ConfigError where there is a file,
+    or another folder on one of the hosts.
     """
 
     def __init__(self, path: paths.PathLike) -> None:
         self.path = checkpoint.folder_of(path).parent
-        self.writes = is_main_process()
+        self.writes = hosts.index() == 0
         self._lock = Lock(self.path) if isinstance(self.path, Path) else Lease(self.path, tell=message)
         if self.path.exists() and not self.path.is_dir():
             raise config_lib.ConfigError(f"{self.path} is a file: --workdir must be a folder")
 
     def __enter__(self) -> "Workdir":
-        if self.writes:
-            try:
-                self._lock.__enter__()
-            except Held as error:
-                raise WorkdirInUse(in_use(self.path, error.holder)) from error
-            for folder in (self.path, self.path / "pictures"):
-                paths.remove_unfinished(folder)  # Of a run that was killed.
+        with hosts.agreed():
+            if self.writes:
+                try:
+                    self._lock.__enter__()
+                except Held as error:
+                    raise WorkdirInUse(in_use(self.path, error.holder)) from error
+        try:
+            self._require_shared()
+            if self.writes:
+                for folder in (self.path, self.path / "pictures"):
+                    paths.remove_unfinished(folder)  # Of a run that was killed.
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _require_shared(self) -> None:
+        """Raises an error, on all hosts, where one of them has another folder than host 0."""
+        lock = self._lock
+        address = str(self.path) if isinstance(lock, Lease) else "a local path"
+        hosts.require_equal({"--workdir": address}, "give all hosts the same")
+        if isinstance(lock, Lease):
+            return
+        holder = hosts.of_main(lambda: lock.holder)
+        with hosts.agreed():
+            until = time.monotonic() + _SECONDS
+            while not lock.is_held_by(holder):
+                if time.monotonic() > until:
+                    raise config_lib.ConfigError(
+                        f"{self.path} is not the folder that host 0 writes to: --workdir must lie on a file "
+                        "system that all hosts share"
+                    )
+                time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
         if self.writes:
@@ -54,7 +82,7 @@ class Workdir:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a run goes on here, rather than starts from its beginning."""
+        """Whether a run goes on here, rather than starts from its beginning, as this host sees it."""
         return bool(checkpoint.steps_of(checkpoint.folder_of(self.path)))
 
     def config_of_run(self, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

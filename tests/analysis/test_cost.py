@@ -1,5 +1,6 @@
 """The cost of a compiled step against counts by hand: operations, bytes of the state, sums of gradients."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,9 @@ import pytest
 from dpanet_jax.analysis import cost as cost_lib
 from dpanet_jax.analysis.cost import Cost, TooLarge
 from dpanet_jax.config import default_config, sections
-from dpanet_jax.training import layout
+from dpanet_jax.models.segmenter import init_variables
+from dpanet_jax.training import build, layout
+from dpanet_jax.training.options import Sharding
 from dpanet_jax.training.state import TrainState
 
 BATCH, SIZE, CHANNELS = 16, 20, (3, 8, 12)
@@ -40,12 +43,18 @@ def conv_state_and_step() -> tuple[TrainState, layout.Batch, Any]:
         return TrainState(state.step + 1, params, state.batch_stats, opt_state), {"loss": loss}
 
     image = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, CHANNELS[0]), jnp.float32)
+    label = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE), jnp.uint8)
+    extent = jax.ShapeDtypeStruct((BATCH, 2), jnp.int32)
 
     def init(rng: jax.Array) -> TrainState:
         params = model.init(rng, jnp.zeros(image.shape))["params"]
         return TrainState.create({"params": params, "batch_stats": {}}, optimizer)
 
-    return jax.eval_shape(init, jax.random.key(0)), {"image": image}, train_step
+    return (
+        jax.eval_shape(init, jax.random.key(0)),
+        {"image": image, "label": label, "extent": extent},
+        train_step,
+    )
 
 
 # A multiplication and an addition for each output, kernel position and input channel: of both convolutions
@@ -59,7 +68,7 @@ KERNELS = 9 * (3 * 8 + 8 * 12)
 def conv_cost() -> Cost:
     state, batch, train_step = conv_state_and_step()
     products = cost_lib.count_products(jax.make_jaxpr(train_step)(state, batch).jaxpr) / 8
-    compiled = layout.Jit().compile(train_step).lower(state, batch).compile()  # type: ignore[attr-defined]
+    compiled = layout.Jit().compile(train_step, state).lower(state, batch).compile()  # type: ignore[attr-defined]
     return cost_lib.measure(compiled, state, batch, products, 1, 8)
 
 
@@ -85,7 +94,7 @@ def test_bytes_of_the_state_and_of_a_devices_part_of_the_batch(conv_cost: Cost) 
     memory = conv_cost.memory
     assert memory.optimizer == 4 * KERNELS + 4  # momentum, and the step's count
     assert memory.statistics == 0
-    assert memory.batch == 2 * SIZE * SIZE * 3 * 4
+    assert memory.batch == 2 * SIZE * SIZE * 3 * 4  # the label is not used
     assert memory.temporaries > 2 * 18 * 18 * 8 * 4  # the activation that the backward pass needs
     parts = (memory.parameters, memory.optimizer, memory.batch, memory.temporaries)
     assert memory.total >= sum(parts)
@@ -134,6 +143,28 @@ def test_parts_of_a_batch_are_a_loop_whose_sums_count_at_each_turn(fcn_cost: Cos
     assert found.products == pytest.approx(fcn_cost.products, rel=0.01)
     once, twice = (sum(e.bytes for e in cost.collectives) for cost in (fcn_cost, found))
     assert twice == pytest.approx(2 * once, rel=0.01)
+
+
+def test_split_images_and_parameters_by_hand(fcn_cost: Cost) -> None:
+    """Over four parts of the batch and two of the height: kernels in four, and whole where they are used."""
+    options = dataclasses.replace(network(), sharding=Sharding(space=2, state="parameters"))
+    found = cost_lib.compile_step(options, 5, 8, jax.devices())
+    assert isinstance(found, Cost)
+    model = build.computation(options, 5, 1, layout.Jit()).model
+    params = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))["params"]
+    sizes = [(leaf.ndim > 1, leaf.size) for leaf in jax.tree.leaves(params)]
+    kernels = 4 * sum(size for is_kernel, size in sizes if is_kernel)
+    others = 4 * sum(size for is_kernel, size in sizes if not is_kernel)
+    assert found.parameter_count == fcn_cost.parameter_count == (kernels + others) / 4
+    assert found.memory.parameters == kernels / 4 + others == found.memory.optimizer - 2 * 4
+    assert found.memory.batch == fcn_cost.memory.batch - 2 * 8 - 32 * 32 * 4 + 2 * 8  # half as many pixels
+    exchanged = {(each.kind, each.purpose, each.group): each for each in found.collectives}
+    assert exchanged["all-gather", "parameters", 4].bytes == kernels
+    halos = [each for each in found.collectives if each.kind == "collective-permute"]
+    assert [each.purpose for each in halos] == ["halos"] and halos[0].group == 4
+    # Of half the images' pixels, and with the rows of the halos.
+    assert found.products == fcn_cost.products / 2
+    assert found.flops < 0.75 * fcn_cost.flops
 
 
 def test_operations_do_not_depend_on_the_devices_that_share_them(fcn_cost: Cost) -> None:

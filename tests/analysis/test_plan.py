@@ -169,6 +169,7 @@ def test_the_report_in_words() -> None:
         "topology": "v5e:2x4",
         "machine": {"name": "TPU v5e", "chips": 8, "devices": 8, "hosts": 2, "memory": 16e9, "rates": rates},
         "network": {"model": {"dtype": "bfloat16"}, "crop_size": (768, 768)},
+        "sharding": {"space": 1, "state": "whole"},
         "batch_size": 8,
         "images_of_a_device": 1,
         "step": a_step(),
@@ -187,3 +188,19 @@ def test_the_report_in_words() -> None:
     assert "does not fit: it needs 20 GB or more, and a device has 16 GB" in report.text(
         {**plan, "step": refused, "variants": {}}
     )
+
+
+def test_the_hosts_of_a_slice_are_not_joined(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_lib, "environment", lambda *_: {})
+    joined = ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=0"]
+    monkeypatch.setenv("DPANET_TRACEBACK", "1")
+    with pytest.raises(UsageError, match="--topology=v5e:2x2 is planned without its hosts: leave out"):
+        main(["plan", tiny, "--topology=v5e:2x2", "--num_classes=19", *joined])
+
+
+def test_a_host_that_never_comes_is_one_line(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    joined = ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=1", "--join_timeout=1"]
+    assert main(["plan", tiny, "--topology=cpu:1", "--num_classes=19", *joined]) == 1
+    words = capsys.readouterr().err
+    assert words.startswith("dpanet_jax: not all of the 2 hosts came to 127.0.0.1:1 within 1 s: ")
+    assert words.count("\n") == 1

@@ -154,14 +154,18 @@ def test_a_batch_may_be_larger_than_the_split():
     assert sorted(batch) == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_processes_share_the_global_batch(train, process_count):
+@pytest.mark.parametrize("num_blocks", [2, 4])
+def test_blocks_are_the_rows_of_the_global_batch_in_order(train, num_blocks):
     whole = take(train_batches(train, **OPTIONS), 4)
-    for process in range(process_count):
-        options = OPTIONS | dict(process_index=process, process_count=process_count)
-        shares = take(train_batches(train, **options), 4)
-        expected = [{key: value[process::process_count] for key, value in batch.items()} for batch in whole]
-        assert_same(shares, expected)
+    blocks = [
+        take(train_batches(train, **OPTIONS, block=block, num_blocks=num_blocks), 4)
+        for block in range(num_blocks)
+    ]
+    joined = [
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for parts in zip(*blocks, strict=True)
+    ]
+    assert_same(joined, whole)
 
 
 def test_threads_and_workers_do_not_change_the_stream(train):
@@ -245,8 +249,8 @@ def test_a_state_of_another_split_is_refused(train, folder_data_dir):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(process_count=3), "batch_size 4 must be a multiple of the 3 processes"),
-        (dict(process_index=2, process_count=2), "process_index 2 must lie below 2"),
+        (dict(num_blocks=3), "batch_size 4 must be a multiple of the 3 blocks"),
+        (dict(block=2, num_blocks=2), "block 2 must lie below 2"),
         (dict(batch_size=0), "batch_size 0"),
         (dict(seed=-1), "seed must lie"),
     ],
@@ -281,11 +285,11 @@ def test_eval_covers_every_example_once(train, batch_size, num_threads):
 
 def test_eval_processes_take_equal_steps_and_share_the_examples(train):
     whole = list(eval_batches(train, 4))
-    for process in range(2):
-        shares = list(eval_batches(train, 4, process, 2))
-        expected = [{k: v[process::2] for k, v in batch.items()} for batch in whole]
+    for block in range(2):
+        shares = list(eval_batches(train, 4, block, 2))
+        expected = [{k: v[2 * block : 2 * block + 2] for k, v in batch.items()} for batch in whole]
         assert_same(shares, expected)
-    with pytest.raises(ValueError, match="batch_size 4 must be a multiple of the 3 processes"):
+    with pytest.raises(ValueError, match="batch_size 4 must be a multiple of the 3 blocks"):
         eval_batches(train, 4, 0, 3)
 
 

@@ -1,12 +1,11 @@
 """Evaluation over a split of mixed sizes against a count image by image, what it keeps, and several hosts."""
 
-import jax
 import numpy as np
 import pytest
 
+from dpanet_jax import hosts
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.evaluation.evaluate import evaluate
-from dpanet_jax.evaluation.metrics import from_halves, to_halves
 from dpanet_jax.evaluation.protocols.whole import Whole
 
 CLASSES = Classes.from_ids(["dark", "light", "red"], [(0, 0, 0), (255, 255, 255), (255, 0, 0)])
@@ -59,29 +58,14 @@ def test_it_keeps_what_was_asked_for_from_its_own_pass(threshold):
         np.testing.assert_array_equal(kept.prediction, threshold.by_hand(kept.image))
 
 
-def test_counts_of_several_hosts_travel_as_two_halves():
-    """int64 through int32: large counts, and low halves that carry when they are added."""
-    rng = np.random.default_rng(0)
-    parts = rng.integers(0, 2**45, (5, 3, 3))
-    parts[:, 0, 0] = 2**31 - 1
-    parts[:, 1, 1] = [0, 1, 2**31, 2**40 + 7, 2**32 - 1]
-    halves = np.stack([to_halves(part) for part in parts])
-    assert halves.dtype == np.int32 and (halves >= 0).all()
-    np.testing.assert_array_equal(from_halves(halves), parts.sum(axis=0))
-    high, low = to_halves(np.array(3 * 2**31 + 5))
-    assert (high, low) == (3, 5)
-
-
 def test_hosts_add_up_their_shares(threshold, monkeypatch):
     """Three processes, one after another: each counts its rows, and the sum is one process's matrix."""
-    from jax.experimental import multihost_utils
-
     split = Split()
     expected = evaluate(Whole(threshold()), threshold.variables, split, 3).matrix.counts
     sent = []
-    monkeypatch.setattr(jax, "process_count", lambda *_: 3)
-    monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: sent.append(x) or np.stack(sent))
+    monkeypatch.setattr(hosts, "count", lambda: 3)
+    monkeypatch.setattr(hosts, "gather", lambda content: sent.append(content) or sent)
     for index in range(3):
-        monkeypatch.setattr(jax, "process_index", lambda *_, index=index: index)
+        monkeypatch.setattr(hosts, "index", lambda index=index: index)
         matrix = evaluate(Whole(threshold()), threshold.variables, split, 3).matrix
     np.testing.assert_array_equal(matrix.counts, expected)

@@ -71,6 +71,7 @@ def run(kind: str, num_devices: int, accumulate_steps: int = 1, dropout: float =
     """The figures of STEPS steps and the final state, as NumPy arrays."""
     with jax.enable_x64(True):
         on_devices = layout.LAYOUTS[kind](jax.devices()[:num_devices])
+        state = TrainState.create(initial(), OPTIMIZER)
         step = on_devices.compile(
             make_train_step(
                 build(on_devices.axis_name, dropout=dropout),
@@ -80,9 +81,10 @@ def run(kind: str, num_devices: int, accumulate_steps: int = 1, dropout: float =
                 class_weights=(0.5, 1.0, 3.0),  # Then each device's share of the total differs even more.
                 accumulate_steps=accumulate_steps,
                 axis_name=on_devices.axis_name,
-            )
+            ),
+            state,
         )
-        state = on_devices.put_state(TrainState.create(initial(), OPTIMIZER))
+        state = on_devices.put_state(state)
         history = []
         for batch in batches():
             state, metrics = step(state, on_devices.put_batch(batch))

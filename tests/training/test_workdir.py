@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpanet_jax import checkpoint
+from dpanet_jax import checkpoint, hosts
 from dpanet_jax.config import ConfigError, default_config, to_dict
 from dpanet_jax.errors import UsageError
-from dpanet_jax.training import workdir
+from dpanet_jax.training.lock import Lock
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.workdir import Workdir
 
@@ -175,9 +175,9 @@ def test_a_path_is_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workdir, "is_main_process", lambda: False)
+    monkeypatch.setattr(hosts, "index", lambda: 1)
     folder = Workdir(tmp_path)
-    with folder:
+    with Lock(tmp_path), folder:  # The lock is process 0's.
         folder.begin(to_dict(default_config()), PROVENANCE)
         folder.go_on(to_dict(default_config()), PROVENANCE)
     with folder.open_log(0) as log:
