@@ -167,15 +167,15 @@ def test_what_says_that_a_folder_is_whole_is_uploaded_last(bucket, monkeypatch):
             raise RemoteError("no network")
 
     monkeypatch.setattr(Remote, "upload", upload)
-    for fails in ("2", "whole", ""):
+    for fails in ("2", "a_whole", ""):
         with pytest.raises(RemoteError) if fails else contextlib.nullcontext():
-            with paths.new_folder(path, last=("nearly", "whole")) as unfinished:
+            with paths.new_folder(path, last=("nearly", "a_whole")) as unfinished:
                 (unfinished / "below").mkdir()
-                for name in ("whole", "nearly", "1", "below/2"):
+                for name in ("a_whole", "nearly", "1", "below/2"):
                     (unfinished / name).write_text(name)
                 assert not path.exists()
         assert not fails or path.files() == {}, "what was cut short is removed"
-    assert uploaded[-4:] == ["1", "2", "nearly", "whole"]
+    assert uploaded[-4:] == ["1", "2", "nearly", "a_whole"]
     assert (path / "below/2").read_text() == "below/2"
     with pytest.raises(FileExistsError), paths.new_folder(path) as unfinished:
         (unfinished / "other").touch()

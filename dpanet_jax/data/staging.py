@@ -1,8 +1,9 @@
-"""Copies of prepared data sets that lie in a bucket: ArrayRecord is read from local files alone.
+"""Copies of prepared data sets that lie in a bucket.
 
-A copy is kept in CACHE/data, and is made file by file, of the splits that are opened. It is known by the
-address and by the content of metadata.json, so a data set that is prepared anew is copied anew. Processes of
-one machine share a copy, and wait for each other while it is made.
+A run reads every record in a random order, once an epoch: from a bucket that were a request each time. A copy
+is kept in CACHE/data, and is made file by file, of the splits that are opened. It is known by the address and
+by the content of metadata.json, so a data set that is prepared anew is copied anew. Processes of one machine
+share a copy, and wait for each other while it is made.
 """
 
 import fcntl

@@ -155,9 +155,8 @@ class Jit:
 
         Hosts whose devices share images read the same block.
         """
-        here = jax.process_index()
-        rows = [i for i, row in enumerate(self.mesh.devices) if here in {each.process_index for each in row}]
-        return rows[0] // len(rows), len(self.mesh.devices) // len(rows)
+        sharing = max(1, self.sharding.space // jax.local_device_count())
+        return hosts.index() // sharing, hosts.count() // sharing
 
     def take_state(self, state: TrainState) -> TrainState:
         """The inverse of `put_state`: the state as plain arrays, each of them whole."""

@@ -1,5 +1,7 @@
 """What goes to the devices comes back, and a batch that cannot be split is refused."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -64,10 +66,12 @@ def test_devices_that_share_images_count_as_one() -> None:
 def test_hosts_that_share_images_read_the_same_rows(
     devices_of_a_host: int, space: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "index", lambda: 5)
-    monkeypatch.setattr(hosts, "count", lambda: 8)
-    monkeypatch.setattr(jax, "local_device_count", lambda: devices_of_a_host)
-    assert Jit(sharding=Sharding(space=space)).block == expected
+    """Of the sixth of eight hosts."""
+    devices = [SimpleNamespace(process_index=host) for host in range(8) for _ in range(devices_of_a_host)]
+    layout = Jit()
+    layout.mesh = SimpleNamespace(devices=np.asarray(devices).reshape(-1, space))  # type: ignore[assignment]
+    monkeypatch.setattr(jax, "process_index", lambda: 5)
+    assert layout.block == expected
 
 
 def test_images_that_would_lie_across_hosts_unevenly_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
