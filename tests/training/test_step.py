@@ -25,7 +25,7 @@ from dpanet_jax.training.losses import count_valid, multi_loss
 from dpanet_jax.training.optimizer import poly_schedule, sgd
 from dpanet_jax.training.options import Optimizer
 from dpanet_jax.training.state import TrainState
-from dpanet_jax.training.step import make_train_step, split_parts
+from dpanet_jax.training.step import make_train_step, require_every_device, split_parts
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 
@@ -275,3 +275,17 @@ def test_padding_becomes_exactly_zero() -> None:
 def test_parts_take_rows_from_all_over_the_batch() -> None:
     parts = split_parts(jnp.arange(12), 3)
     np.testing.assert_array_equal(parts, [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]])
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_a_mapped_axis_that_leaves_out_a_device_is_refused(num_devices: int) -> None:
+    """Each of the groups would train a network of its own, and nothing would tell."""
+
+    def mapped(x: jax.Array) -> jax.Array:
+        require_every_device("data")
+        return x
+
+    devices = jax.devices()
+    with pytest.raises(RuntimeError, match=f'the axis "data" spans {num_devices} of {len(devices)} devices'):
+        jax.pmap(mapped, axis_name="data", devices=devices[:num_devices])(jnp.zeros((num_devices, 1)))
+    jax.pmap(mapped, axis_name="data", devices=devices)(jnp.zeros((len(devices), 1)))
