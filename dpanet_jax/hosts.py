@@ -127,14 +127,15 @@ def index() -> int:
 
 
 def gather(content: bytes) -> list[bytes]:
-    """What each process gives, by its number. All must call it."""
+    """What each process gives, by its number. All must call it. Raises HostError where one is gone."""
     if count() == 1:
         return [content]
     from jax.experimental.multihost_utils import process_allgather
 
-    lengths = np.asarray(process_allgather(np.int32(len(content)))).reshape(-1)
-    padded = np.frombuffer(content.ljust(int(lengths.max()), b"\0"), np.uint8)
-    rows = np.asarray(process_allgather(padded)).reshape(len(lengths), -1)
+    with lost_in_one_line():
+        lengths = np.asarray(process_allgather(np.int32(len(content)))).reshape(-1)
+        padded = np.frombuffer(content.ljust(int(lengths.max()), b"\0"), np.uint8)
+        rows = np.asarray(process_allgather(padded)).reshape(len(lengths), -1)
     return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
 
@@ -239,6 +240,8 @@ def lost_in_one_line() -> Iterator[None]:
     """What the collectives raise of a process that is gone becomes a HostError."""
     try:
         yield
+    except HostError:
+        raise  # It is one line already.
     except Exception as error:
         # Gloo's and NCCL's words; the coordination service's own are followed by the end of the process.
         if count() > 1 and re.search(r"Gloo|NCCL|[Cc]onnection (closed|reset)|coordination", str(error)):

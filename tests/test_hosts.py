@@ -140,6 +140,21 @@ def test_a_lost_host_is_one_line(others: Callable[..., None]) -> None:
         raise RuntimeError("another matter")
 
 
+def test_a_host_that_is_lost_before_the_first_step_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jax.experimental import multihost_utils
+
+    def process_allgather(mine: np.ndarray) -> np.ndarray:
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", process_allgather)
+    line = r"^another host is lost \(UNKNOWN: Gloo AllGather failed"
+    with pytest.raises(HostError, match=line):
+        hosts.require_equal({"a": 1}, "")
+    with pytest.raises(HostError, match=line), hosts.lost_in_one_line():
+        hosts.require_equal({"a": 1}, "")
+
+
 def test_alone_nothing_is_taken_for_a_lost_host() -> None:
     with pytest.raises(RuntimeError) as caught, hosts.lost_in_one_line():
         raise RuntimeError("Connection closed by peer")
