@@ -40,44 +40,44 @@ def main(argv: list[str] | None = None) -> int:
     An error of the package's own kind, or of the operating system, is one line on stderr. Any other is a
     mistake of the package and is raised. Where one of several hosts fails alone, its process ends here.
     """
-    try:
-        return _main(sys.argv[1:] if argv is None else argv)
-    except BaseException as error:
-        if hosts.count() > 1 and not isinstance(error, SystemExit):
-            traceback.print_exc()
-            hosts.leave(1)
-        raise
-
-
-def _main(argv: list[str]) -> int:
     # Orbax logs what it raises too, and warns of what is as it should be.
     logging.set_verbosity(logging.FATAL)
     try:
-        _run(argv)
+        _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:
+        return 0
+    except SystemExit:
+        raise
+    except BaseException as error:
+        status = _said(error)
+        fails_alone = hosts.count() > 1 and not getattr(error, "agreed", False)
+        if fails_alone and status is None:
+            traceback.print_exc()
+        if fails_alone:
+            hosts.leave(1 if status is None else status)
+        if status is None:
+            raise
+        return status
+
+
+def _said(error: BaseException) -> int | None:
+    """Prints the line of an error that a user can mend; returns the exit status, None of any other error."""
+    if isinstance(error, BrokenPipeError):
         # The reader of the output has closed it, as `head` does. Nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         print("dpanet_jax: interrupted", file=sys.stderr)
         return 130
-    except (DPANetError, OSError, flags.Error) as error:
-        if os.environ.get("DPANET_TRACEBACK"):
-            raise
+    if os.environ.get("DPANET_TRACEBACK"):
+        return None
+    if isinstance(error, DPANetError | OSError | flags.Error):
         print(f"dpanet_jax: {_words(error)}", file=sys.stderr)
-        status = error.exit_status if isinstance(error, DPANetError) else 1 + isinstance(error, flags.Error)
-        if hosts.count() > 1 and not getattr(error, "agreed", False):
-            hosts.leave(status)
-        return status
-    except Exception as error:
-        if not is_out_of_memory(error) or os.environ.get("DPANET_TRACEBACK"):
-            raise
+        return error.exit_status if isinstance(error, DPANetError) else 1 + isinstance(error, flags.Error)
+    if is_out_of_memory(error):
         print(f"dpanet_jax: the memory does not suffice ({_words(error)[:300]})", file=sys.stderr)
-        if hosts.count() > 1:
-            hosts.leave(1)
         return 1
-    return 0
+    return None
 
 
 def _run(argv: list[str]) -> None:
