@@ -85,7 +85,7 @@ def _check_pair(pair: Pair, meaning: Meaning) -> Seen:
             try:
                 ids = labels.raw_ids(label, encoded, meaning)
                 seen.raw_counts = np.bincount(ids.ravel(), minlength=256)
-                if not labels.is_stored_as_it_is(label, encoded, meaning):
+                if meaning.table is not None or not labels.is_stored_as_it_is(label, encoded):
                     seen.rewritten.append(pair.label)
             except LabelProblem as problem:
                 seen.problems.append(f"{pair.label}: {problem}")

@@ -105,7 +105,7 @@ def _ids_of_file(label: Image.Image, encoded: bytes, meaning: Meaning) -> np.nda
     return _known(_grey(label, encoded), meaning)
 
 
-def is_stored_as_it_is(label: Image.Image, encoded: bytes, meaning: Meaning) -> bool:
+def is_stored_as_it_is(label: Image.Image, encoded: bytes) -> bool:
     """Whether a label file is what is stored: a PNG whose 8-bit grey values are the ids."""
     return (
         meaning.table is None
