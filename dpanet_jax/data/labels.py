@@ -107,12 +107,7 @@ def _ids_of_file(label: Image.Image, encoded: bytes, meaning: Meaning) -> np.nda
 
 def is_stored_as_it_is(label: Image.Image, encoded: bytes) -> bool:
     """Whether a label file is what is stored: a PNG whose 8-bit grey values are the ids."""
-    return (
-        meaning.table is None
-        and label.format == "PNG"
-        and label.mode == "L"
-        and encoded[_PNG_BIT_DEPTH_BYTE] == 8
-    )
+    return label.format == "PNG" and label.mode == "L" and encoded[_PNG_BIT_DEPTH_BYTE] == 8
 
 
 def _require_lossless(label: Image.Image) -> None:
