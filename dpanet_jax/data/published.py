@@ -1,7 +1,7 @@
 """Data sets as their owners publish them: which download holds what, how much of it, and what is missing."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -122,7 +122,7 @@ def add_split(listing: Listing, split: str, images: Wanted, labels: Wanted | Non
     listing.problems += problems
 
 
-def require_apart(listing: Listing, say: Callable[[str], str] = str) -> None:
+def require_apart(listing: Listing) -> None:
     """Adds a problem where two splits share names: what is trained on must not be measured on."""
     splits = list(listing.splits)
     for i, first in enumerate(splits):
@@ -131,7 +131,7 @@ def require_apart(listing: Listing, say: Callable[[str], str] = str) -> None:
             both = sorted(names & {pair.name for pair in listing.splits[second]})
             if both:
                 listing.problems.append(
-                    f"{say(first)} and {say(second)} share {len(both):,} images, such as {_listed(both)}: "
+                    f"{first} and {second} share {len(both):,} images, such as {_listed(both)}: "
                     "a score would be of images that were trained on"
                 )
 
