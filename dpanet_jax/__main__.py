@@ -150,18 +150,20 @@ def prepare(argv: list[str]) -> None:
     from dpanet_jax.data.prepare import prepare as prepare_dataset
 
     def define(values: flags.FlagValues, argv: list[str]) -> None:
-        string_flag(values, "dataset", "streets, camvid, folder or folder/NAME")
+        string_flag(values, "dataset", "streets, camvid, cityscapes, folder or folder/NAME")
         string_flag(values, "source", "where the files are; streets draws its own")
         string_flag(values, "data_dir", _DATA_DIR)
         flags.DEFINE_list("imports", [], "modules that register data sets of your own", flag_values=values)
         flags.DEFINE_boolean("overwrite", False, "prepare it again", flag_values=values)
         string_flag(values, "image_suffix", "what image names end in and label names do not, as _leftImg8bit")
         string_flag(values, "label_suffix", "what label names end in and image names do not, as _mask")
+        words = "take a subset of a published data set as it is"
+        flags.DEFINE_boolean("partial", None, words, flag_values=values)
 
     values = _parse("prepare", argv, define)
     require_flags(values, "dataset")
     config_lib.import_modules(values.imports)
-    given = {name: values[name].value for name in ("image_suffix", "label_suffix")}
+    given = {name: values[name].value for name in ("image_suffix", "label_suffix", "partial")}
     prepared = prepare_dataset(
         values.dataset,
         values.data_dir,

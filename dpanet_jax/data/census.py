@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpanet_jax.data.archives import File
 from dpanet_jax.data.classes import IGNORE_LABEL, Classes
 from dpanet_jax.data.listing import Pair
 
@@ -33,7 +33,7 @@ class Seen:
     digest: bytes = b""
     image_digest: bytes = b""
     raw_counts: np.ndarray | None = None
-    rewritten: list[Path] = dataclasses.field(default_factory=list)
+    rewritten: list[File] = dataclasses.field(default_factory=list)
     turned: bool = False
     extrema: tuple[int, int] = (0, 255)
     extra_channels: bool = False

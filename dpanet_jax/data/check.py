@@ -4,12 +4,12 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dpanet_jax.data import images, labels
+from dpanet_jax.data.archives import ArchiveError, File
 from dpanet_jax.data.census import Census, Seen
 from dpanet_jax.data.labels import LabelProblem, Meaning
 from dpanet_jax.data.listing import Listing, Pair
@@ -26,7 +26,7 @@ class Contents:
 
     sizes: dict[str, list[tuple[int, int]]]
     fingerprint: str
-    rewritten: frozenset[Path]
+    rewritten: frozenset[File]
     census: Census
 
 
@@ -39,7 +39,7 @@ def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, li
     jobs = [(split, pair) for split, pairs in listing.splits.items() for pair in pairs]
     workers = min(16, os.cpu_count() or 1)
     problems: list[str] = []
-    rewritten: list[Path] = []
+    rewritten: list[File] = []
     sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in listing.splits}
     census = Census(listing.classes)
     digest = hashlib.sha256(repr(listing.classes.to_dict()).encode())
@@ -85,7 +85,7 @@ def _check_pair(pair: Pair, meaning: Meaning) -> Seen:
             try:
                 ids = labels.raw_ids(label, encoded, meaning)
                 seen.raw_counts = np.bincount(ids.ravel(), minlength=256)
-                if not labels.is_stored_as_it_is(label, encoded):
+                if meaning.table is not None or not labels.is_stored_as_it_is(label, encoded):
                     seen.rewritten.append(pair.label)
             except LabelProblem as problem:
                 seen.problems.append(f"{pair.label}: {problem}")
@@ -95,11 +95,11 @@ def _check_pair(pair: Pair, meaning: Meaning) -> Seen:
     return seen
 
 
-def _decode(path: Path, problems: list[str]) -> tuple[Image.Image | None, bytes]:
+def _decode(path: File, problems: list[str]) -> tuple[Image.Image | None, bytes]:
     try:
         encoded = images.read_bytes(path)
         return images.decode(encoded, path), encoded
-    except images.ImageError as error:
+    except (images.ImageError, ArchiveError) as error:
         problems.append(str(error))
     except OSError as error:
         problems.append(f"{path}: unreadable ({error.strerror or error})")

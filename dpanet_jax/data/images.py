@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from dpanet_jax.data.archives import Member
 from dpanet_jax.data.finder import says_kind
 from dpanet_jax.errors import DPANetError
 from dpanet_jax.paths import AnyPath, Remote
@@ -87,10 +88,14 @@ def read_size(path: AnyPath) -> tuple[int, int] | None:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def read_bytes(path: AnyPath) -> bytes:
+def read_bytes(path: AnyPath | Member) -> bytes:
     """A file's content. Raises ImageError for what is no file, is empty or too large; or OSError."""
     if isinstance(path, Remote):
         return _read_object(path)
+    if isinstance(path, Member):
+        encoded = path.read_bytes()
+        _require_size(path, len(encoded))
+        return encoded
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -110,7 +115,7 @@ def _read_object(path: Remote) -> bytes:
         raise ImageError(f"{path}: no such file") from error
 
 
-def _require_size(path: AnyPath, size: int) -> None:
+def _require_size(path: AnyPath | Member, size: int) -> None:
     if size > _MOST_BYTES:
         raise ImageError(f"{path}: {size} bytes, of at most {_MOST_BYTES}; cut it into tiles")
     if not size:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from dpanet_jax.data.classes import Classes
+from dpanet_jax.data.classes import IGNORE_LABEL, Classes
 from dpanet_jax.data.images import DEEP_MODES
 from dpanet_jax.errors import DPANetError
 
@@ -36,16 +36,22 @@ class Meaning:
     """What the pixels of a label file may be: ids, or the colours of the classes file.
 
     colors: {colour: the ids that have it}. file_name: the classes file's, for messages; empty where no file
-    says what the classes are.
+    says what the classes are. table: (256,) uint8, the id that each train id becomes, where the files hold
+    train ids; None: they hold ids.
     """
 
     classes: Classes
     colors: Mapping[Color, Sequence[int]]
     file_name: str = ""
+    table: np.ndarray | None = None
 
     @classmethod
     def of(
-        cls, classes: Classes, colors: Mapping[Color, Sequence[int]] | None = None, file_name: str = ""
+        cls,
+        classes: Classes,
+        colors: Mapping[Color, Sequence[int]] | None = None,
+        file_name: str = "",
+        table: np.ndarray | None = None,
     ) -> "Meaning":
         """The meaning of these classes; without `colors` those are the classes' own."""
         if colors is None:
@@ -53,7 +59,15 @@ class Meaning:
             for (red, green, blue), raw_id in zip(classes.colors.tolist(), classes.raw_ids, strict=True):
                 own.setdefault((red, green, blue), []).append(int(raw_id))
             colors = own
-        return cls(classes, colors, file_name)
+        return cls(classes, colors, file_name, table)
+
+    @functools.cached_property
+    def known(self) -> np.ndarray:
+        """(256,) bool: the values that a label file may hold."""
+        if self.table is None:
+            return self.classes.known
+        train_ids = np.arange(256)
+        return (train_ids < len(self.classes)) | (train_ids == IGNORE_LABEL)
 
     @functools.cached_property
     def ids_of_colors(self) -> np.ndarray:
@@ -75,6 +89,11 @@ def raw_ids(label: Image.Image, encoded: bytes, meaning: Meaning) -> np.ndarray:
     Grey values and palette indices are ids. RGB pixels are the colours of the classes file, and so is a
     palette whose indices are no ids. Raises LabelProblem.
     """
+    ids = _ids_of_file(label, encoded, meaning)
+    return ids if meaning.table is None else meaning.table[ids]
+
+
+def _ids_of_file(label: Image.Image, encoded: bytes, meaning: Meaning) -> np.ndarray:
     _require_lossless(label)
     mode = label.mode
     if mode in ("RGBA", "LA", "PA") and np.asarray(label.getchannel("A")).min(initial=255) < 255:
@@ -140,7 +159,7 @@ def _known(ids: np.ndarray, meaning: Meaning) -> np.ndarray:
 def unknown_ids(ids: np.ndarray, meaning: Meaning) -> np.ndarray:
     """The ids in `ids`, each once, that the classes do not know."""
     present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
-    return present[~meaning.classes.known[present]]
+    return present[~meaning.known[present]]
 
 
 def _of_unknown_ids(unknown: np.ndarray, meaning: Meaning) -> str:
@@ -191,7 +210,7 @@ def _of_palette(label: Image.Image, meaning: Meaning) -> np.ndarray:
     has_unknown = unknown_ids(indices, meaning).size > 0
     # All the colours are the classes': then the indices may be any that a program came upon.
     if all(len(ids) == 1 for ids in meant):
-        if has_unknown and not meaning.classes.known[used].any():
+        if has_unknown and not meaning.known[used].any():
             of_color = np.zeros(256, np.uint8)
             of_color[used] = [ids[0] for ids in meant]
             return of_color[indices]

@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpanet_jax.data import pairing
+from dpanet_jax.data.archives import File
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.data.labels import Color, Meaning
 from dpanet_jax.data.pairing import Suffixes
@@ -53,8 +56,8 @@ class Pair:
     """One example: its name within the split, its image file and its label file, if it has one."""
 
     name: str
-    image: Path
-    label: Path | None
+    image: File
+    label: File | None
 
 
 @dataclasses.dataclass
@@ -62,19 +65,21 @@ class Listing:
     """The examples of every split, in the order they are stored, and what was wrong in matching.
 
     classes_file: where a user says what the classes are, if a user does. label_colors: {colour: the ids that
-    have it} for labels that are pictures in colours; None: the classes' own.
+    have it} for labels that are pictures in colours; None: the classes' own. label_table: (256,) uint8, what
+    a train id in the label files is stored as, where they hold train ids and not ids.
     """
 
     classes: Classes
     classes_file: Path | None = None
     label_colors: Mapping[Color, Sequence[int]] | None = None
+    label_table: np.ndarray | None = None
     splits: dict[str, list[Pair]] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def meaning(self) -> Meaning:
         """What the pixels of the label files may be."""
         file_name = self.classes_file.name if self.classes_file else ""
-        return Meaning.of(self.classes, self.label_colors, file_name)
+        return Meaning.of(self.classes, self.label_colors, file_name, self.label_table)
 
     def unlabelled(self) -> list[str]:
         """The splits whose examples have no labels."""

@@ -26,6 +26,7 @@ from absl import logging as absl_logging
 
 from dpanet_jax import options as options_lib
 from dpanet_jax import paths
+from dpanet_jax.data.archives import File
 from dpanet_jax.data.census import print_table
 from dpanet_jax.data.check import check_source
 from dpanet_jax.data.datasets import DATASETS
@@ -262,7 +263,7 @@ def _store(
     name: str,
     config: str | None,
     listing: Listing,
-    rewritten: frozenset[Path],
+    rewritten: frozenset[File],
     metadata: dict[str, Any],
     target: Path,
     quiet: bool,

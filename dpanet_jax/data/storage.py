@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from dpanet_jax.data import images, labels
+from dpanet_jax.data.archives import File
 from dpanet_jax.data.labels import Meaning
 from dpanet_jax.data.listing import Pair
 from dpanet_jax.data.location import VERSION
@@ -36,7 +37,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         name: str,
         splits: dict[str, list[Pair]],
         meaning: Meaning,
-        rewritten: Collection[Path],
+        rewritten: Collection[File],
         metadata: dict[str, Any],
         *,
         data_dir: Path,
@@ -87,13 +88,13 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             )
             self._progress()
 
-    def _image(self, path: Path) -> bytes:
+    def _image(self, path: File) -> bytes:
         encoded = images.read_bytes(path)
         if path not in self._rewritten:
             return encoded
         return images.png(images.rgb(images.upright(images.decode(encoded, path)), path))
 
-    def _label(self, path: Path) -> bytes:
+    def _label(self, path: File) -> bytes:
         encoded = images.read_bytes(path)
         if path not in self._rewritten:
             return encoded

@@ -1,0 +1,30 @@
+"""DPANet with a ResNet-101 on Cityscapes, by the paper's recipe: batch 8, 300 epochs, crops of 768×768.
+
+python -m dpanet_jax prepare --dataset=cityscapes --source=DIR
+python -m dpanet_jax train --config=configs/cityscapes_resnet101.py --workdir=runs/cityscapes_resnet101 \
+    --config.model.pretrained=resnet101.safetensors
+
+Hardware: eight images of 768×768 in all; `plan` says what memory that takes. It has not been run yet.
+To be held against: the paper's 69.46 on val (table 3; 63.912 from random weights) and 70.1 on test (table 2).
+The paper does not say by which protocol. Other networks with this backbone: docs/datasets/cityscapes.md.
+"""
+
+from ml_collections import ConfigDict
+
+from dpanet_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.dataset = "cityscapes"
+    config.data.crop_size = (768, 768)
+    config.data.base_size = 2048
+    config.data.scale_range = (0.5, 2.0)
+
+    config.model.backbone = "resnet101"
+
+    config.optimizer.lr = 0.003  # the paper is silent; DANet's authors name it for such a loss at batch 8
+    config.training.batch_size = 8
+    config.training.epochs = 300
+    config.evaluation.every_epochs = 10
+    return config
