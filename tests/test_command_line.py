@@ -63,7 +63,11 @@ def test_evaluate_prints_the_table_and_writes_files(workdir, capsys):
     # Exact over the whole split: as many pixels as the labels have, whatever the batch size.
     pixels = sum(row["pixels"] for row in report["classes"])
     assert np.sum(report["confusion_matrix"]) == pixels
-    assert main(["evaluate", f"--workdir={workdir}", "--batch_size=3"]) == 0
+    assert main(["evaluate", f"--workdir={workdir}", "--batch_size=3", "--per_image"]) == 0
+    assert "image by image: " in capsys.readouterr().out
+    with open(workdir / "evaluation" / "val_whole_per_image.csv") as file:
+        ious = [float(row["mean_iou"]) for row in csv.DictReader(file)]
+    assert len(ious) == 5 and ious == sorted(ious)
     again = json.loads((workdir / "evaluation" / "val_whole.json").read_text())
     assert np.sum(again["confusion_matrix"]) == pixels
 

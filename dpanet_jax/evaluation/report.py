@@ -91,23 +91,25 @@ def _number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def write_report(model: TrainedModel, matrix: ConfusionMatrix, workdir: AnyPath, split_name: str) -> AnyPath:
-    """WORKDIR/evaluation/SPLIT_PROTOCOL.json and .csv; at another base_size than the run's, …_SIZE.json.
+def report_stem(model: TrainedModel, workdir: AnyPath, split_name: str) -> AnyPath:
+    """WORKDIR/evaluation/SPLIT_PROTOCOL; at another base_size than the run's, …_SIZE. See `write_files`."""
+    name = f"{split_name.replace('+', '_')}_{model.protocol.name}"
+    if model.base_size != model.config.evaluation.base_size:
+        name += f"_{model.base_size}"
+    return workdir / "evaluation" / name
 
-    The protocol is the one that was run. Returns the JSON's path.
-    """
-    config, protocol = model.config, model.protocol.name
+
+def write_report(model: TrainedModel, matrix: ConfusionMatrix, workdir: AnyPath, split_name: str) -> AnyPath:
+    """`report_stem` with .json and .csv. The protocol is the one that was run. Returns the JSON's path."""
+    config = model.config
     about = {
         "dataset": config.data.dataset,
         "split": split_name,
-        "protocol": protocol,
+        "protocol": model.protocol.name,
         "base_size": model.base_size,
         "checkpoint": str(model.folder),
         "step": model.step,
         "provenance": provenance(),
     }
-    name = f"{split_name.replace('+', '_')}_{protocol}"
-    if model.base_size != config.evaluation.base_size:
-        name += f"_{model.base_size}"
-    stem = workdir / "evaluation" / name
+    stem = report_stem(model, workdir, split_name)
     return write_files(matrix, model.classes.names, stem, about, config.evaluation.absent)
