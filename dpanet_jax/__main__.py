@@ -207,6 +207,7 @@ def evaluate(argv: list[str]) -> None:
     join_hosts(values, values.distributed)
     from dpanet_jax.data.split import open_split
     from dpanet_jax.evaluation import report
+    from dpanet_jax.evaluation.boundary import BoundaryIoU
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
     from dpanet_jax.evaluation.per_image import PerImage
 
@@ -227,7 +228,8 @@ def evaluate(argv: list[str]) -> None:
         "--per_image": values.per_image,
     }
     per_image = PerImage(len(model.classes)) if values.per_image else None
-    observers = [observer for observer in (per_image,) if observer]
+    boundary = BoundaryIoU(len(model.classes))
+    observers = [boundary, *([per_image] if per_image else [])]
     hosts.require_equal(hosts.code() | asked, "start all hosts with the same command, code and data")
     with hosts.lost_in_one_line():
         evaluated = evaluate_split(
@@ -241,9 +243,9 @@ def evaluate(argv: list[str]) -> None:
     if hosts.index() > 0:
         return
     title = f"{config.data.dataset} {name}, protocol {model.protocol.name}, step {model.step}"
-    report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent)
+    report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent, boundary)
     workdir = paths.anywhere(values.workdir)
-    written = report.write_report(model, evaluated.matrix, workdir, name)
+    written = report.write_report(model, evaluated.matrix, workdir, name, boundary)
     print(f"written to {written}")
     if per_image is not None:
         stem = report.report_stem(model, workdir, name)

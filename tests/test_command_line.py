@@ -56,7 +56,7 @@ def test_evaluate_prints_the_table_and_writes_files(workdir, capsys):
     report = json.loads((workdir / "evaluation" / "val_whole.json").read_text())
     assert "traffic light" in out and f"{100 * report['mean_iou']:.2f}" in out
     trained = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert report["mean_iou"] == trained[-1]["val/mean_iou"]
+    assert report["mean_iou"] == trained[-1]["val/mean_iou"] and 0 < report["mean_boundary_iou"] < 1
     with open(workdir / "evaluation" / "val_whole.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == [row["name"] for row in report["classes"]]

@@ -12,9 +12,9 @@ from dpanet_jax import hosts
 from dpanet_jax.data import pipeline
 from dpanet_jax.data.split import Split
 from dpanet_jax.errors import OutOfMemory, UsageError, is_out_of_memory
+from dpanet_jax.evaluation import protocols
 from dpanet_jax.evaluation.figures import Kept
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
-from dpanet_jax.evaluation import protocols
 
 
 @dataclasses.dataclass(frozen=True)
