@@ -201,8 +201,8 @@ def eval_batches(
 
     may_lack_labels: a split without labels is read too, and all its pixels have IGNORE_LABEL.
 
-    Raises UnlabelledSplit for a split without labels otherwise, and UsageError (a ValueError) where batch_size
-    and num_blocks do not fit.
+    Raises UnlabelledSplit for a split without labels otherwise, and UsageError (a ValueError) where
+    batch_size and num_blocks do not fit.
     """
     if not may_lack_labels:
         require_labels(split)

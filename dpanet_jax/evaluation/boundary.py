@@ -2,9 +2,9 @@
 
 For a class, G is the set of its pixels in the label and P that in the prediction; G_d and P_d are those of
 their pixels whose distance to the contour of G or P is at most d. The figure is |G_d ∩ P_d ∩ G ∩ P| over
-|(G_d ∩ G) ∪ (P_d ∩ P)| (equation 1), both counted over the whole split. As in the authors' code, distances are those
-of a square of 2d + 1 pixels, d is 2 % of the image's diagonal, rounded and at least 1, and the image's edge is
-a contour. An ignored pixel belongs to no class, in the label and in the prediction alike.
+|(G_d ∩ G) ∪ (P_d ∩ P)|, both counted over the whole split. As in the authors' code, distances are those of
+a square of 2d + 1 pixels, d is 2 % of the image's diagonal, rounded and at least 1, and the image's edge is a
+contour. An ignored pixel belongs to no class, in the label and in the prediction alike.
 """
 
 import math

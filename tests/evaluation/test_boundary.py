@@ -17,7 +17,7 @@ def eroded(mask, times):
 
 
 def by_hand(pairs, num_classes):
-    """Equation 1 of the paper for each class, over all pairs of label and prediction."""
+    """The paper's Boundary IoU of each class, over all pairs of label and prediction."""
     intersection, union = np.zeros(num_classes), np.zeros(num_classes)
     for label, prediction in pairs:
         d = max(1, int(round(0.02 * np.sqrt(label.shape[0] ** 2 + label.shape[1] ** 2))))
