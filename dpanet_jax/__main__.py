@@ -208,6 +208,7 @@ def evaluate(argv: list[str]) -> None:
     from dpanet_jax.data.split import open_split
     from dpanet_jax.evaluation import report
     from dpanet_jax.evaluation.boundary import BoundaryIoU
+    from dpanet_jax.evaluation.evaluate import Observer
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
     from dpanet_jax.evaluation.per_image import PerImage
 
@@ -229,7 +230,7 @@ def evaluate(argv: list[str]) -> None:
     }
     per_image = PerImage(len(model.classes)) if values.per_image else None
     boundary = BoundaryIoU(len(model.classes))
-    observers = [boundary, *([per_image] if per_image else [])]
+    observers: list[Observer] = [boundary, *([per_image] if per_image else [])]
     hosts.require_equal(hosts.code() | asked, "start all hosts with the same command, code and data")
     with hosts.lost_in_one_line():
         evaluated = evaluate_split(

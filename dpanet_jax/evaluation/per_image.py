@@ -15,11 +15,11 @@ from dpanet_jax.paths import AnyPath
 class ImageFigures(NamedTuple):
     """One image's figures, in [0, 1]; NaN where none of its pixels is labelled.
 
-    mean_iou: over the classes that its label or its prediction has.
+    place: of the image in its split. mean_iou: over the classes that its label or its prediction has.
     """
 
     name: str
-    index: int
+    place: int
     mean_iou: float
     pixel_accuracy: float
 
@@ -45,7 +45,7 @@ class PerImage:
     def worst_first(self) -> list[ImageFigures]:
         """By mean IoU, the lowest first; equal ones in the split's order, those without labels last."""
         return sorted(
-            self._rows, key=lambda row: (math.isnan(row.mean_iou), np.nan_to_num(row.mean_iou), row.index)
+            self._rows, key=lambda row: (math.isnan(row.mean_iou), np.nan_to_num(row.mean_iou), row.place)
         )
 
     def write(self, path: AnyPath) -> AnyPath:
