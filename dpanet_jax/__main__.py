@@ -200,6 +200,7 @@ def evaluate(argv: list[str]) -> None:
         string_flag(values, "split", "none: the run's validation split")
         string_flag(values, "data_dir", _DATA_DIR + "; none: the run's own")
         flags.DEFINE_integer("batch_size", None, "none: the run's own", lower_bound=1, flag_values=values)
+        flags.DEFINE_boolean("per_image", False, "write a row an image, worst first", flag_values=values)
         host_flags(values)
         flags.DEFINE_boolean("distributed", False, "join the hosts of a cluster", flag_values=values)
 
@@ -208,7 +209,10 @@ def evaluate(argv: list[str]) -> None:
     join_hosts(values, values.distributed)
     from dpanet_jax.data.split import open_split
     from dpanet_jax.evaluation import report
+    from dpanet_jax.evaluation.boundary import BoundaryIoU
+    from dpanet_jax.evaluation.evaluate import Observer
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
+    from dpanet_jax.evaluation.per_image import PerImage
 
     with hosts.agreed():
         model = _trained(values, values.base_size, values.protocol)
@@ -224,18 +228,31 @@ def evaluate(argv: list[str]) -> None:
         "the protocol": (model.protocol.name, model.base_size),
         "the batch size": batch_size,
         f"the checksum of {config.data.dataset} {name}": split.fingerprint[:16],
+        "--per_image": values.per_image,
     }
+    per_image = PerImage(len(model.classes)) if values.per_image else None
+    boundary = BoundaryIoU(len(model.classes))
+    observers: list[Observer] = [boundary, *([per_image] if per_image else [])]
     hosts.require_equal(hosts.code() | asked, "start all hosts with the same command, code and data")
     with hosts.lost_in_one_line():
         evaluated = evaluate_split(
-            model.protocol, model.device_variables, split, batch_size, progress=_with_progress("batch")
+            model.protocol,
+            model.device_variables,
+            split,
+            batch_size,
+            observers=observers,
+            progress=_with_progress("batch"),
         )
     if hosts.index() > 0:
         return
     title = f"{config.data.dataset} {name}, protocol {model.protocol.name}, step {model.step}"
-    report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent)
-    written = report.write_report(model, evaluated.matrix, paths.anywhere(values.workdir), name)
+    report.print_table(evaluated.matrix, model.classes.names, title, config.evaluation.absent, boundary)
+    workdir = paths.anywhere(values.workdir)
+    written = report.write_report(model, evaluated.matrix, workdir, name, boundary)
     print(f"written to {written}")
+    if per_image is not None:
+        stem = report.report_stem(model, workdir, name)
+        print(f"image by image: {per_image.write(stem.with_name(f'{stem.name}_per_image.csv'))}")
 
 
 def predict(argv: list[str]) -> None:

@@ -56,14 +56,18 @@ def test_evaluate_prints_the_table_and_writes_files(workdir, capsys):
     report = json.loads((workdir / "evaluation" / "val_whole.json").read_text())
     assert "traffic light" in out and f"{100 * report['mean_iou']:.2f}" in out
     trained = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert report["mean_iou"] == trained[-1]["val/mean_iou"]
+    assert report["mean_iou"] == trained[-1]["val/mean_iou"] and 0 < report["mean_boundary_iou"] < 1
     with open(workdir / "evaluation" / "val_whole.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == [row["name"] for row in report["classes"]]
     # Exact over the whole split: as many pixels as the labels have, whatever the batch size.
     pixels = sum(row["pixels"] for row in report["classes"])
     assert np.sum(report["confusion_matrix"]) == pixels
-    assert main(["evaluate", f"--workdir={workdir}", "--batch_size=3"]) == 0
+    assert main(["evaluate", f"--workdir={workdir}", "--batch_size=3", "--per_image"]) == 0
+    assert "image by image: " in capsys.readouterr().out
+    with open(workdir / "evaluation" / "val_whole_per_image.csv") as file:
+        ious = [float(row["mean_iou"]) for row in csv.DictReader(file)]
+    assert len(ious) == 5 and ious == sorted(ious)
     again = json.loads((workdir / "evaluation" / "val_whole.json").read_text())
     assert np.sum(again["confusion_matrix"]) == pixels
 

@@ -173,11 +173,14 @@ class EvalBatches:
         index = np.array(rows, np.int32)
         images = np.zeros((len(rows), height, width, 3), np.uint8)
         labels = np.full((len(rows), height, width), IGNORE_LABEL, np.uint8)
+        names = np.full(len(rows), "", object)
         for row, i in enumerate(rows):
             if i >= 0:
                 example = self._split[i]
-                images[row], labels[row] = example["image"], example["label"]
-        return {"image": images, "label": labels, "mask": index >= 0, "index": index}
+                images[row], names[row] = example["image"], example["name"]
+                if self._split.labelled:
+                    labels[row] = example["label"]
+        return {"image": images, "label": labels, "mask": index >= 0, "index": index, "name": names}
 
 
 def eval_batches(
@@ -186,19 +189,23 @@ def eval_batches(
     block: int = 0,
     num_blocks: int = 1,
     num_threads: int | None = None,
+    may_lack_labels: bool = False,
 ) -> EvalBatches:
     """Batches that hold every example of `split` exactly once, each image at its own size.
 
     batch_size is the global one; of each batch come the rows of one of its num_blocks contiguous blocks,
     and every block has as many batches, of the same shapes. Images of one size share batches, in
     their order, so there are as few shapes as sizes. Yields {"image": (b, H, W, 3) uint8, "label":
-    (b, H, W) uint8, "mask": (b,) bool, "index": (b,) int32}: where the mask is False the row fills
-    up a last batch, with label IGNORE_LABEL and index -1.
+    (b, H, W) uint8, "mask": (b,) bool, "index": (b,) int32, "name": (b,) text as objects}: where the mask
+    is False the row fills up a last batch, with label IGNORE_LABEL, index -1 and no name.
 
-    Raises UnlabelledSplit for a split without labels, and UsageError (a ValueError) where batch_size and
-    num_blocks do not fit.
+    may_lack_labels: a split without labels is read too, and all its pixels have IGNORE_LABEL.
+
+    Raises UnlabelledSplit for a split without labels otherwise, and UsageError (a ValueError) where
+    batch_size and num_blocks do not fit.
     """
-    require_labels(split)
+    if not may_lack_labels:
+        require_labels(split)
     count = _rows_of_a_block(batch_size, block, num_blocks)
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, size in enumerate(split.sizes):

@@ -3,16 +3,18 @@
 import contextlib
 import dataclasses
 import pickle
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
 
 from dpanet_jax import hosts
 from dpanet_jax.data import pipeline
 from dpanet_jax.data.split import Split
 from dpanet_jax.errors import OutOfMemory, UsageError, is_out_of_memory
+from dpanet_jax.evaluation import protocols
 from dpanet_jax.evaluation.figures import Kept
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
-from dpanet_jax.evaluation.protocols import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,20 +25,37 @@ class Evaluated:
     kept: dict[int, Kept]
 
 
+class Observer(Protocol):
+    """What looks at every example of an evaluation beside the confusion matrix. `pickle` must take it."""
+
+    def see(self, name: str, index: int, label: np.ndarray, prediction: np.ndarray) -> None:
+        """One example: its name and place in the split, (H, W) train ids of label and prediction.
+
+        An ignored pixel of the label is 255; all are where the split has no labels.
+        """
+
+    def merge(self, other: Self) -> None:
+        """Takes in what an observer of the same kind has seen on another host."""
+
+
 def evaluate(
-    protocol: Protocol,
+    protocol: protocols.Protocol,
     variables: dict[str, Any],
     split: Split,
     batch_size: int,
     *,
     keep: Collection[int] = (),
+    observers: Sequence[Observer] = (),
+    may_lack_labels: bool = False,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Evaluated:
     """Every image once, padding never, over all processes; `batch_size` is of all of them together.
 
-    variables: what `protocol.put` returned. keep: the indices of examples to keep. progress: wraps the
-    iterable of batches. Raises UsageError for a split without labels, or a batch that does not split evenly
-    over the hosts, and OutOfMemory.
+    variables: what `protocol.put` returned. keep: the indices of examples to keep. observers: see every
+    example, and have seen those of all processes at the end. may_lack_labels: a split without labels is
+    allowed, for the observers' sake: the matrix is then empty. progress: wraps the iterable of batches.
+    Raises UsageError for a split without labels otherwise, or a batch that does not split evenly over the
+    hosts, and OutOfMemory.
     """
     if batch_size % hosts.count():
         raise UsageError(
@@ -45,17 +64,21 @@ def evaluate(
         )
     matrix = ConfusionMatrix(len(split.classes.names))
     kept = {}
-    batches = pipeline.eval_batches(split, batch_size, hosts.index(), hosts.count())
+    batches = pipeline.eval_batches(
+        split, batch_size, hosts.index(), hosts.count(), may_lack_labels=may_lack_labels
+    )
     with memory_said_in_one_line(batch_size):
         for batch in progress(batches):
             predictions = protocol.ids(batch["image"], variables)
             matrix.update(batch["label"][batch["mask"]], predictions[batch["mask"]])
             for row, index in enumerate(batch["index"].tolist()):
+                for observer in observers if index >= 0 else ():
+                    observer.see(batch["name"][row], index, batch["label"][row], predictions[row])
                 if index in keep:
                     # Copies: the batch's memory may be a worker's, and is large.
                     image, label = batch["image"][row].copy(), batch["label"][row].copy()
                     kept[index] = Kept(image, label, predictions[row].copy())
-    return _over_processes(Evaluated(matrix, kept))
+    return _over_processes(Evaluated(matrix, kept), observers)
 
 
 @contextlib.contextmanager
@@ -74,14 +97,18 @@ def memory_said_in_one_line(batch_size: int) -> Iterator[None]:
         raise OutOfMemory(f"the memory does not suffice for the evaluation: lower {lower}") from error
 
 
-def _over_processes(here: Evaluated) -> Evaluated:
-    """What all processes have seen together, from what each has."""
+def _over_processes(here: Evaluated, observers: Sequence[Observer]) -> Evaluated:
+    """What all processes have seen together, from what each has; the observers' share goes into them."""
     if hosts.count() == 1:
         return here
     matrix = ConfusionMatrix(here.matrix.num_classes)
     kept: dict[int, Kept] = {}
-    for content in hosts.gather(pickle.dumps((here.matrix.counts, here.kept))):
-        counts, its = pickle.loads(content)
+    contents = hosts.gather(pickle.dumps((here.matrix.counts, here.kept, list(observers))))
+    for host, content in enumerate(contents):
+        counts, its, theirs = pickle.loads(content)
         matrix = matrix.merge(ConfusionMatrix(matrix.num_classes, counts))
         kept |= its
+        for observer, other in zip(observers, theirs, strict=True):
+            if host != hosts.index():
+                observer.merge(other)
     return Evaluated(matrix, kept)

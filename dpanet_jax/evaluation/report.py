@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpanet_jax import paths
+from dpanet_jax.evaluation.boundary import BoundaryIoU
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 from dpanet_jax.evaluation.trained import TrainedModel
 from dpanet_jax.paths import AnyPath
@@ -24,13 +25,22 @@ _SUMMARY = {
 }
 
 
-def print_table(matrix: ConfusionMatrix, names: Sequence[str], title: str, absent: str = "exclude") -> None:
-    """Per class IoU, accuracy and share of the labelled pixels, in percent, then the means."""
+def print_table(
+    matrix: ConfusionMatrix,
+    names: Sequence[str],
+    title: str,
+    absent: str = "exclude",
+    boundary: BoundaryIoU | None = None,
+) -> None:
+    """Per class IoU, accuracy, share of the labelled pixels and boundary IoU, in percent, then the means."""
     figures = matrix.compute(absent)
     table = Table(title=escape(title))
     table.add_column("class")
     for column in ("IoU %", "accuracy %", "pixels %"):
         table.add_column(column, justify="right")
+    if boundary is not None:
+        table.add_column("boundary IoU %", justify="right")
+    edges = boundary.compute() if boundary is not None else None
     total = max(1, int(figures["labels"].sum()))
     for k, name in enumerate(names):
         note = "" if figures["present"][k] else " (absent)"
@@ -39,10 +49,13 @@ def print_table(matrix: ConfusionMatrix, names: Sequence[str], title: str, absen
             _percent(figures["iou"][k]),
             _percent(figures["accuracy"][k]),
             _percent(figures["labels"][k] / total),
+            *([_percent(edges["iou"][k])] if edges else []),
         )
     table.add_section()
     for key, words in _SUMMARY.items():
         table.add_row(words, _percent(figures[key]), "", "")
+    if edges:
+        table.add_row("mean boundary IoU", _percent(edges["mean"]), "", "")
     # A table in a log file keeps its width whatever the terminal that the log is made in.
     console = Console()
     (console if console.is_terminal else Console(width=100)).print(table)
@@ -58,28 +71,32 @@ def write_files(
     stem: AnyPath,
     about: dict[str, Any],
     absent: str = "exclude",
+    boundary: BoundaryIoU | None = None,
 ) -> AnyPath:
     """Writes STEM.json (every figure, the counts and `about`) and STEM.csv (the table per class).
 
     Fractions in [0, 1]; NaN (no such pixel) is null in JSON and empty in CSV. Returns the JSON's path.
     """
     figures = matrix.compute(absent)
+    edges = boundary.compute() if boundary is not None else None
     content = {
         **about,
         "absent": absent,
         **{key: _number(figures[key]) for key in _SUMMARY},
+        **({"mean_boundary_iou": _number(edges["mean"])} if edges else {}),
         "classes": [
             {
                 "name": name,
                 "iou": _number(figures["iou"][k]),
                 "accuracy": _number(figures["accuracy"][k]),
                 "pixels": int(figures["labels"][k]),
+                **({"boundary_iou": _number(edges["iou"][k])} if edges else {}),
             }
             for k, name in enumerate(names)
         ],
         "confusion_matrix": matrix.counts.tolist(),
     }
-    rows = [["class", "iou", "accuracy", "pixels"]]
+    rows = [["class", "iou", "accuracy", "pixels", *(["boundary_iou"] if edges else [])]]
     rows += [["" if v is None else v for v in row.values()] for row in content["classes"]]
     table = io.StringIO()
     csv.writer(table).writerows(rows)
@@ -91,23 +108,31 @@ def _number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def write_report(model: TrainedModel, matrix: ConfusionMatrix, workdir: AnyPath, split_name: str) -> AnyPath:
-    """WORKDIR/evaluation/SPLIT_PROTOCOL.json and .csv; at another base_size than the run's, …_SIZE.json.
+def report_stem(model: TrainedModel, workdir: AnyPath, split_name: str) -> AnyPath:
+    """WORKDIR/evaluation/SPLIT_PROTOCOL; at another base_size than the run's, …_SIZE. See `write_files`."""
+    name = f"{split_name.replace('+', '_')}_{model.protocol.name}"
+    if model.base_size != model.config.evaluation.base_size:
+        name += f"_{model.base_size}"
+    return workdir / "evaluation" / name
 
-    The protocol is the one that was run. Returns the JSON's path.
-    """
-    config, protocol = model.config, model.protocol.name
+
+def write_report(
+    model: TrainedModel,
+    matrix: ConfusionMatrix,
+    workdir: AnyPath,
+    split_name: str,
+    boundary: BoundaryIoU | None = None,
+) -> AnyPath:
+    """`report_stem` with .json and .csv. The protocol is the one that was run. Returns the JSON's path."""
+    config = model.config
     about = {
         "dataset": config.data.dataset,
         "split": split_name,
-        "protocol": protocol,
+        "protocol": model.protocol.name,
         "base_size": model.base_size,
         "checkpoint": str(model.folder),
         "step": model.step,
         "provenance": provenance(),
     }
-    name = f"{split_name.replace('+', '_')}_{protocol}"
-    if model.base_size != config.evaluation.base_size:
-        name += f"_{model.base_size}"
-    stem = workdir / "evaluation" / name
-    return write_files(matrix, model.classes.names, stem, about, config.evaluation.absent)
+    stem = report_stem(model, workdir, split_name)
+    return write_files(matrix, model.classes.names, stem, about, config.evaluation.absent, boundary)

@@ -273,12 +273,13 @@ def test_eval_covers_every_example_once(train, batch_size, num_threads):
         assert batch["mask"].dtype == bool and batch["index"].dtype == np.int32
         for row, (i, valid) in enumerate(zip(batch["index"], batch["mask"], strict=True)):
             if not valid:
-                assert i == -1 and (batch["label"][row] == 255).all()
+                assert i == -1 and (batch["label"][row] == 255).all() and batch["name"][row] == ""
                 continue
             seen.append(int(i))
             assert train.sizes[i] == (height, width)
             np.testing.assert_array_equal(batch["image"][row], train[i]["image"])
             np.testing.assert_array_equal(batch["label"][row], train[i]["label"])
+            assert batch["name"][row] == train[i]["name"]
     assert sorted(seen) == list(range(11))
     assert_same(list(batches), read)
 

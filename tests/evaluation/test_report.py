@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from dpanet_jax.evaluation.boundary import BoundaryIoU
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 from dpanet_jax.evaluation.report import print_table, write_files
 
@@ -42,3 +43,17 @@ def test_a_name_is_no_markup(capsys):
     print_table(MATRIX, ["[/road]", "[red]car", "train"], "a [b] c")
     out = capsys.readouterr().out
     assert "[/road]" in out and "[red]car" in out and "a [b] c" in out
+
+
+def test_boundary_iou_is_in_the_table_and_the_files(tmp_path, capsys):
+    boundary = BoundaryIoU(3)
+    boundary.intersection[:], boundary.union[:] = [1, 1, 0], [4, 3, 0]
+    path = write_files(MATRIX, NAMES, tmp_path / "val", {}, boundary=boundary)
+    report = json.loads(path.read_text())
+    assert [row["boundary_iou"] for row in report["classes"]] == [1 / 4, 1 / 3, None]
+    assert report["mean_boundary_iou"] == np.mean([1 / 4, 1 / 3])
+    with open(tmp_path / "val.csv") as file:
+        assert [row["boundary_iou"] for row in csv.DictReader(file)] == ["0.25", str(1 / 3), ""]
+    print_table(MATRIX, NAMES, "streets val", boundary=boundary)
+    out = capsys.readouterr().out
+    assert "25.00" in out and "33.33" in out and "29.17" in out

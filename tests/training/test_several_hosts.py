@@ -69,10 +69,12 @@ def test_pmap_spans_the_devices_of_both_processes(runs: Any, site: Any, referenc
 
 def test_evaluate_on_two_processes(runs: Any, site: Any, four: Path, reference: Path) -> None:
     """What four devices wrote, evaluated by two processes; and what one did, by itself."""
-    both = site.start("evaluate", four.name, 2, 1)
+    both = site.start("evaluate", four.name, 2, 1, "--per_image")
     assert both.wait() == [0, 0], both.words(0) + both.words(1)
-    one = site.start("evaluate", reference.name, 1, 1)
+    one = site.start("evaluate", reference.name, 1, 1, "--per_image")
     assert one.wait() == [0], one.words(0)
+    rows = [(run / "evaluation" / "val_whole_per_image.csv").read_text() for run in (four, reference)]
+    assert rows[0] == rows[1] and rows[0].count("\n") > 2
     matrix = runs.confusion_matrix(four)
     assert matrix == runs.confusion_matrix(reference) and sum(map(sum, matrix)) > 0
 
