@@ -30,8 +30,7 @@ METRIC = "mean_iou"
 COMMITTED = ("commit_success.txt", "_CHECKPOINT_METADATA")
 # What a score depends on beside the weights. Scores that differ in one of these are not compared.
 MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
-_WINDOWS = ("window", "window_stride")
-# And beside these, by the protocol, of `config.evaluation`.
+_WINDOWS = ("window", "window_stride")  # of `config.evaluation`, as what follows
 MEASURED_BY_OF = {"slide": _WINDOWS, "multiscale": (*_WINDOWS, "scales", "flip")}
 
 CHECKSUMS = "checksums"
