@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _DATA_DIR = "where data sets are prepared (none: $TFDS_DATA_DIR, or ~/tensorflow_datasets)"
 _CHECKPOINT = "best, latest, or a step's number"
 _BASE_SIZE = "long side that images are resized to before the network (0: their own); none: the run's own"
-_PROTOCOL = "how an image is put through the network: whole; none: the run's own"
+_PROTOCOL = "how an image is put through the network: whole, slide, multiscale; none: the run's own"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -400,7 +400,7 @@ def import_torch(argv: list[str]) -> None:
 VERBS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "prepare": (prepare, "write a data set to the disk once, checked: --dataset=NAME [--source=DIR]"),
     "train": (train, "train, or go on: --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE …]"),
-    "evaluate": (evaluate, "figures on a split: --workdir=DIR [--split=NAME] [--protocol=whole]"),
+    "evaluate": (evaluate, "figures on a split: --workdir=DIR [--split=NAME] [--protocol=NAME]"),
     "predict": (predict, "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER"),
     "export-torch": (export_torch, "weights with PyTorch's names: --workdir=DIR --output=FILE.safetensors"),
     "import-torch": (

@@ -30,6 +30,8 @@ METRIC = "mean_iou"
 COMMITTED = ("commit_success.txt", "_CHECKPOINT_METADATA")
 # What a score depends on beside the weights. Scores that differ in one of these are not compared.
 MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
+_WINDOWS = ("window", "window_stride")  # of `config.evaluation`, as what follows
+MEASURED_BY_OF = {"slide": _WINDOWS, "multiscale": (*_WINDOWS, "scales", "flip")}
 
 CHECKSUMS = "checksums"
 _ABOUT = {"config", "classes", "data", "provenance", CHECKSUMS}
@@ -151,7 +153,8 @@ def measured_by(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in MEASURED_BY:
         section, _, name = key.partition(".")
         found[key] = config.get(section, {}).get(name)
-    return found
+    of_protocol = MEASURED_BY_OF.get(found["evaluation.protocol"], ())
+    return found | {f"evaluation.{name}": config["evaluation"].get(name) for name in of_protocol}
 
 
 def newest_about(folder: AnyPath) -> dict[str, Any] | None:

@@ -140,7 +140,7 @@ def test_predict_writes_three_pictures_an_image(workdir, tmp_path, capsys):
         (["prepare"], "--dataset is missing"),
         (["prepare", "--dataset=camvid", "--source=nowhere"], "nowhere: no such folder"),
         (["evaluate", "--workdir=nowhere"], "nowhere: not a workdir of dpanet_jax"),
-        (["evaluate", "--workdir=w", "--protocol=slide"], "--protocol='slide': choose one of whole"),
+        (["evaluate", "--workdir=w", "--protocol=slid"], "--protocol='slid': choose one of whole"),
         (["evaluate", "--workdir=az://bucket/run"], "az://bucket/run: only local paths"),
         (["train", DEMO, EIGHT, "--workdir=az://bucket/run"], "az://bucket/run: only local paths"),
         (["predict", "--workdir=w", "--input=az://b/i.png", "--output=o"], "az://b/i.png: only local paths"),

@@ -1,5 +1,6 @@
 """The PyTorch side of a comparison: the twin, fed and trained by PyTorch's own code."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,7 @@ class TwinWhole:
     """Evaluation's protocol `whole`, by the twin in float32."""
 
     name = "whole"
+    fills_up = True
 
     def __init__(self, recipe: Recipe, base_size: int = 0) -> None:
         self.base_size = base_size
@@ -136,6 +138,10 @@ class TwinWhole:
         height, width = images.shape[1:3]
         ids = variables["twin"].predict(self._prepared(images), (height, width))
         return ids.numpy().astype(np.uint8)
+
+    def each(self, batches: Iterable[np.ndarray], variables: dict[str, Any]) -> Iterator[np.ndarray]:
+        """`ids` of one batch after another."""
+        return (self.ids(images, variables) for images in batches)
 
     def probabilities(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) → float32 (B, H, W, K); they sum to 1 over K."""

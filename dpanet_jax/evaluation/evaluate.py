@@ -1,5 +1,6 @@
 """The confusion matrix of a split: the one path of training's validation, `evaluate` and `compare`."""
 
+import collections
 import contextlib
 import dataclasses
 import pickle
@@ -8,8 +9,11 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+import numpy as np
+
 from dpanet_jax import hosts
 from dpanet_jax.data import pipeline
+from dpanet_jax.data.pipeline import Batch
 from dpanet_jax.data.split import Split
 from dpanet_jax.errors import OutOfMemory, UsageError, is_out_of_memory
 from dpanet_jax.evaluation import protocols
@@ -68,8 +72,19 @@ def evaluate(
         split, batch_size, hosts.index(), hosts.count(), may_lack_labels=may_lack_labels
     )
     with memory_said_in_one_line(batch_size):
-        for batch in progress(batches):
-            predictions = protocol.ids(batch["image"], variables)
+        read: collections.deque[Batch] = collections.deque()
+
+        def images() -> Iterator[np.ndarray]:
+            for batch in progress(batches):
+                # Rows that fill up a batch keep its shape, which only some protocols compile for.
+                rows = slice(None) if protocol.fills_up else batch["mask"]
+                if not batch["mask"].any() and not protocol.fills_up:
+                    continue
+                read.append({key: value[rows] for key, value in batch.items()})
+                yield read[-1]["image"]
+
+        for predictions in protocol.each(images(), variables):
+            batch = read.popleft()
             matrix.update(batch["label"][batch["mask"]], predictions[batch["mask"]])
             for row, index in enumerate(batch["index"].tolist()):
                 for observer in observers if index >= 0 else ():

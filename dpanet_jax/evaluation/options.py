@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from dpanet_jax.options import Option
+from dpanet_jax.options import Option, OptionError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Evaluation:
         int, Option("images a batch, over all devices and hosts", least=1, kind="evaluation")
     ] = 8
     protocol: Annotated[
-        Literal["whole"], Option("how an image is put through the network", kind="evaluation")
+        Literal["whole", "slide", "multiscale"],
+        Option("how an image is put through the network", kind="evaluation"),
     ] = "whole"
     base_size: Annotated[
         int,
@@ -32,3 +33,29 @@ class Evaluation:
             kind="evaluation",
         ),
     ] = "exclude"
+    window: Annotated[
+        tuple[int, ...],
+        Option(
+            "height and width of the windows of slide and multiscale; (0, 0): the training crop's",
+            least=0,
+            length=2,
+            kind="evaluation",
+        ),
+    ] = (0, 0)
+    window_stride: Annotated[
+        float, Option("from window to window, as a part of the window", above=0, most=1, kind="evaluation")
+    ] = 2 / 3
+    window_batch: Annotated[
+        int, Option("windows that each device computes at a time", least=1, kind="operation")
+    ] = 1
+    scales: Annotated[
+        tuple[float, ...],
+        Option("scales of multiscale, of the image or of base_size", above=0, kind="evaluation"),
+    ] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    flip: Annotated[bool, Option("let multiscale see each window mirrored too", kind="evaluation")] = True
+
+    def __post_init__(self) -> None:
+        if any(self.window) and not all(self.window):
+            raise OptionError(f"window={self.window!r}: both must be 0, or neither")
+        if not self.scales:
+            raise OptionError("scales=(): name at least one")

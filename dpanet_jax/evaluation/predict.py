@@ -267,8 +267,9 @@ def batch_labels(model: TrainedModel, batch: list[np.ndarray], rows: int) -> lis
     None where the device's memory does not hold them.
     """
     devices = jax.local_device_count()
-    rows = max(rows, len(batch))
-    rows = -(-rows // devices) * devices if rows > 1 else 1
+    rows = max(rows, len(batch)) if model.protocol.fills_up else len(batch)
+    if model.protocol.fills_up:
+        rows = -(-rows // devices) * devices if rows > 1 else 1
     stacked = np.zeros((rows, *batch[0].shape), np.uint8)
     for row, image in enumerate(batch):
         stacked[row] = image

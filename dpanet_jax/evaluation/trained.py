@@ -45,6 +45,8 @@ class TrainedModel:
             options.evaluation.protocol if protocol is None else protocol,
             model,
             base_size=options.evaluation.base_size if base_size is None else base_size,
+            options=options.evaluation,
+            crop_size=options.data.crop_size,
         )
         self.base_size = self.protocol.base_size
         self.device_variables = self.protocol.put(self.variables)

@@ -5,16 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def interpolation_matrix(old: int, new: int, align_corners: bool = False) -> np.ndarray:
-    """(new, old) float64: row i holds the two weights of output position i."""
+def interpolation_points(
+    old: int, new: int, align_corners: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(low, high, weight), each (new,): output i is input low · (1 - weight) + input high · weight."""
     position = np.arange(new, dtype=np.float64)
     if align_corners:
         source = position * ((old - 1) / (new - 1)) if new > 1 else np.zeros(1)
     else:
         source = np.maximum((position + 0.5) * (old / new) - 0.5, 0)
     low = np.minimum(np.floor(source).astype(int), old - 1)
-    high = np.minimum(low + 1, old - 1)
-    weight = source - low
+    return low, np.minimum(low + 1, old - 1), source - low
+
+
+def interpolation_matrix(old: int, new: int, align_corners: bool = False) -> np.ndarray:
+    """(new, old) float64: row i holds the two weights of output position i."""
+    low, high, weight = interpolation_points(old, new, align_corners)
     matrix = np.zeros((new, old))
     np.add.at(matrix, (np.arange(new), low), 1 - weight)
     np.add.at(matrix, (np.arange(new), high), weight)

@@ -119,7 +119,13 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
         train_step=on_devices.compile(computed.train_step, state),
         batches=training_batches(options, train_split, on_devices.block),
         initial_state=state,
-        protocol=protocols.make(options.evaluation.protocol, model, base_size=options.evaluation.base_size),
+        protocol=protocols.make(
+            options.evaluation.protocol,
+            model,
+            base_size=options.evaluation.base_size,
+            options=options.evaluation,
+            crop_size=data.crop_size,
+        ),
         drawn=pictures.chosen(options.run.pictures, len(val_split)),
         about={
             "config": config_lib.to_dict(config),

@@ -3,13 +3,14 @@
 Axes: B batch, H and W of the image, K classes.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dpanet_jax.evaluation.protocols.devices import LocalDevices
 from dpanet_jax.models.normalize import normalize
 from dpanet_jax.models.precision import computing_in
 from dpanet_jax.models.resize import resize_bilinear
@@ -19,13 +20,12 @@ class Whole:
     """The image goes through the network in one piece, its logits are resized to it."""
 
     name = "whole"
+    fills_up = True
 
     def __init__(self, model: Any, *, base_size: int = 0) -> None:
         self.base_size = base_size
         self._dtype = model.dtype
-        self._mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
-        self._whole = NamedSharding(self._mesh, PartitionSpec())
-        self._split = NamedSharding(self._mesh, PartitionSpec("data"))
+        self._devices = LocalDevices()
 
         def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
             outputs = model.apply(variables, prepared(images, base_size, model.dtype), train=False)
@@ -43,21 +43,21 @@ class Whole:
     def put(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A model's variables, whole on each of this host's devices."""
         with computing_in(self._dtype):
-            return jax.device_put(variables, self._whole)
+            return self._devices.put_whole(variables)
 
     def ids(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) RGB → uint8 (B, H, W) class ids."""
         with computing_in(self._dtype):
-            return np.asarray(self._ids(variables, self._put_images(images)))
+            return np.asarray(self._ids(variables, self._devices.put_rows(images)))
 
     def probabilities(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) RGB → float32 (B, H, W, K); they sum to 1 over K."""
         with computing_in(self._dtype):
-            return np.asarray(self._probabilities(variables, self._put_images(images)))
+            return np.asarray(self._probabilities(variables, self._devices.put_rows(images)))
 
-    def _put_images(self, images: np.ndarray) -> jax.Array:
-        even = len(images) % self._mesh.size == 0
-        return jax.device_put(images, self._split if even else self._whole)
+    def each(self, batches: Iterable[np.ndarray], variables: dict[str, Any]) -> Iterator[np.ndarray]:
+        """`ids` of one batch after another."""
+        return (self.ids(images, variables) for images in batches)
 
 
 def prepared(images: jax.Array, base_size: int, dtype: jnp.dtype) -> jax.Array:

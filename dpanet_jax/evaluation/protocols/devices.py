@@ -1,0 +1,25 @@
+"""This host's devices, over which a batch of images or windows is split."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+class LocalDevices:
+    """Lays variables whole on each device, and the rows of a batch side by side. count: of the devices."""
+
+    def __init__(self) -> None:
+        mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
+        self.count = mesh.size
+        self._whole = NamedSharding(mesh, PartitionSpec())
+        self._split = NamedSharding(mesh, PartitionSpec("data"))
+
+    def put_whole(self, tree: Any) -> Any:
+        """Arrays, whole on each device."""
+        return jax.device_put(tree, self._whole)
+
+    def put_rows(self, rows: np.ndarray) -> jax.Array:
+        """(B, …), split over the devices where they divide B; else whole on each."""
+        return jax.device_put(rows, self._whole if len(rows) % self.count else self._split)
