@@ -1,7 +1,6 @@
 """The command line: `python -m dpanet_jax VERB --flag=value …`; each verb is one function below."""
 
 import importlib.util
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -19,9 +18,10 @@ from dpanet_jax.command_line import (
     join_hosts,
     parse,
     require_flags,
+    say,
     string_flag,
 )
-from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory, printable
+from dpanet_jax.errors import UsageError
 from dpanet_jax.options import did_you_mean
 from dpanet_jax.version import version_line
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        status = _said(error)
+        status = say(error)
         fails_alone = hosts.count() > 1 and not getattr(error, "agreed", False)
         if fails_alone and status is None:
             traceback.print_exc()
@@ -58,26 +58,6 @@ def main(argv: list[str] | None = None) -> int:
         if status is None:
             raise
         return status
-
-
-def _said(error: BaseException) -> int | None:
-    """Prints the line of an error that a user can mend; returns the exit status, None of any other error."""
-    if isinstance(error, BrokenPipeError):
-        # The reader of the output has closed it, as `head` does. Nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    if isinstance(error, KeyboardInterrupt):
-        print("dpanet_jax: interrupted", file=sys.stderr)
-        return 130
-    if os.environ.get("DPANET_TRACEBACK"):
-        return None
-    if isinstance(error, DPANetError | OSError | flags.Error):
-        print(f"dpanet_jax: {_words(error)}", file=sys.stderr)
-        return error.exit_status if isinstance(error, DPANetError) else 1 + isinstance(error, flags.Error)
-    if is_out_of_memory(error):
-        print(f"dpanet_jax: the memory does not suffice ({_words(error)[:300]})", file=sys.stderr)
-        return 1
-    return None
 
 
 def _run(argv: list[str]) -> None:
@@ -104,13 +84,6 @@ def _usage() -> str:
             "DPANET_TRACEBACK=1 shows where an error came from.",
         ]
     )
-
-
-def _words(error: BaseException) -> str:
-    """What is said of an error: the package's own as written (DataError lists files), others on one line."""
-    if isinstance(error, DPANetError):
-        return str(error)
-    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _parse(verb: str, argv: list[str], define: Callable[..., None]) -> flags.FlagValues:

@@ -1,5 +1,7 @@
 """How a verb's flags are read from the command line, and what is said of those that are wrong."""
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ from ml_collections import config_flags
 from dpanet_jax import config as config_lib
 from dpanet_jax import hosts
 from dpanet_jax.config_files import config_names, find_config
-from dpanet_jax.errors import DPANetError, UsageError
+from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory, printable
 from dpanet_jax.options import did_you_mean
 
 
@@ -119,3 +121,30 @@ def asked_hosts(values: flags.FlagValues) -> dict[str, Any]:
     if not given:
         return {}
     return {"timeout": values.join_timeout, **{name: values[name].value for name in names}}
+
+
+def say(error: BaseException) -> int | None:
+    """Prints the line of an error that a user can mend; returns the exit status, None of any other error."""
+    if isinstance(error, BrokenPipeError):
+        # The reader of the output has closed it, as `head` does. Nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, KeyboardInterrupt):
+        print("dpanet_jax: interrupted", file=sys.stderr)
+        return 130
+    if os.environ.get("DPANET_TRACEBACK"):
+        return None
+    if isinstance(error, DPANetError | OSError | flags.Error):
+        print(f"dpanet_jax: {_words(error)}", file=sys.stderr)
+        return error.exit_status if isinstance(error, DPANetError) else 1 + isinstance(error, flags.Error)
+    if is_out_of_memory(error):
+        print(f"dpanet_jax: the memory does not suffice ({_words(error)[:300]})", file=sys.stderr)
+        return 1
+    return None
+
+
+def _words(error: BaseException) -> str:
+    """What is said of an error: the package's own as written (DataError lists files), others on one line."""
+    if isinstance(error, DPANetError):
+        return str(error)
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -9,8 +9,6 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-import numpy as np
-
 from dpanet_jax import hosts
 from dpanet_jax.data import pipeline
 from dpanet_jax.data.pipeline import Batch
