@@ -155,8 +155,9 @@ class Jit:
 
         Hosts whose devices share images read the same block.
         """
-        sharing = max(1, self.sharding.space // jax.local_device_count())
-        return hosts.index() // sharing, hosts.count() // sharing
+        here = jax.process_index()
+        rows = [i for i, row in enumerate(self.mesh.devices) if here in {each.process_index for each in row}]
+        return rows[0] // len(rows), len(self.mesh.devices) // len(rows)
 
     def take_state(self, state: TrainState) -> TrainState:
         """The inverse of `put_state`: the state as plain arrays, each of them whole."""
