@@ -60,8 +60,8 @@ loop.train(config, sys.argv[1])
 """
 
 
-@pytest.mark.parametrize(("first", "second"), [(8, 1), (1, 8)])
-@pytest.mark.parametrize("parallelism", ["jit", "pmap"])
+# The numbers, and other moves, are held by `scripts/hosts_check`.
+@pytest.mark.parametrize(("first", "second", "parallelism"), [(8, 1, "jit"), (1, 8, "pmap")])
 def test_a_run_goes_on_with_another_number_of_devices(
     streets_dir: Path, tmp_path: Path, first: int, second: int, parallelism: str
 ) -> None:
