@@ -61,11 +61,11 @@ def make(
     is the window where the options name none. Raises OptionError, with the names there are, for another one.
     """
     choose("protocol", name, PROTOCOLS)
-    options = options or Evaluation()
+    options, cls = options or Evaluation(), PROTOCOLS[name]
     taken: tuple[str, ...] = ()
-    if name != Whole.name:
-        taken = _OF_WINDOWS + (_OF_SCALES if name == Multiscale.name else ())
+    if issubclass(cls, Slide):
+        taken = _OF_WINDOWS + (_OF_SCALES if issubclass(cls, Multiscale) else ())
     given = {key: getattr(options, key) for key in taken}
     if "window" in given and not any(given["window"]):
         given["window"] = crop_size
-    return PROTOCOLS[name](model, base_size=base_size, **given)
+    return cls(model, base_size=base_size, **given)
