@@ -49,6 +49,7 @@ become() {
 
 # From here on, what asks this script to stop is noted, and calls the launcher's own `stop_run`.
 pass_signals_on() {
+  # shellcheck disable=SC2034 # launch_gpus reads it.
   signalled=""
   trap 'signalled=yes; stop_run' INT TERM HUP
 }
