@@ -1,11 +1,10 @@
-"""Files of a published data set where its downloads lie: unpacked, or in ZIP and TAR archives.
+"""Files of a published data set where its downloads lie: unpacked, or in ZIP archives.
 
 An archive's files are read in place, from several threads at once, so nothing is unpacked to disk.
 """
 
 import dataclasses
 import functools
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -13,9 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from dpanet_jax.data import finder
 from dpanet_jax.errors import DPANetError
-
-# What ends a TAR archive, and the unit in which it counts.
-_BLOCK = 512
 
 
 class ArchiveError(DPANetError, OSError):
@@ -57,13 +53,12 @@ def files_of_folder(folder: Path) -> dict[str, File]:
 
 
 def files_of_archive(path: Path) -> dict[str, File]:
-    """{name in the archive: file} of a .zip or an uncompressed .tar, without hidden files.
+    """{name in the archive: file} of a .zip, without hidden files.
 
     Raises ArchiveError where it is cut short or no such archive, or holds a name twice.
     """
-    members = _tar(path) if path.suffix == ".tar" else _zip(path)
     files: dict[str, File] = {}
-    for member in members:
+    for member in _zip(path):
         parts = PurePosixPath(member.inside).parts
         if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
             continue
@@ -92,32 +87,3 @@ def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
             f"{archive.filename}/{info.filename}: unreadable ({error or 'cut short'}); download the archive "
             "again"
         ) from error
-
-
-def _tar(path: Path) -> Iterable[Member]:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            infos = archive.getmembers()
-            end = archive.offset
-    except tarfile.TarError as error:
-        raise ArchiveError(
-            f"{path}: cut short, or no uncompressed TAR archive ({error}); download it again"
-        ) from error
-    # A whole one ends in blocks of zeros: the library takes one that is cut between two files as it is.
-    with path.open("rb") as file:
-        file.seek(min(end, max(path.stat().st_size - _BLOCK, 0)))
-        if file.read(_BLOCK) != bytes(_BLOCK):
-            raise ArchiveError(f"{path}: cut short ({len(infos)} files are whole); download it again")
-    for info in infos:
-        if info.isfile():
-            read = functools.partial(_read_part, path, info.name, info.offset_data, info.size)
-            yield Member(path, info.name, read)
-
-
-def _read_part(path: Path, name: str, start: int, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(start)
-        content = file.read(size)
-    if len(content) != size:
-        raise ArchiveError(f"{path}/{name}: cut short; download the archive again")
-    return content
