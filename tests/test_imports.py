@@ -125,7 +125,6 @@ LOCAL_ONLY = {
     "paths": "its own",
     "analysis.plan": "the worker's temporary folder",
     "checkpoint": "the local ones",
-    "data.archives": "a source's, which is local",
     "data.images": "the local ones",
     "data.finder": "the local ones",
     "data.prepare": "the local ones, and the temporary folder of what is uploaded",
