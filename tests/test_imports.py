@@ -58,6 +58,7 @@ CONFIG_READERS = {
     "training.workdir",
     "training.height",
     "training.layout",
+    "training.losses",
     "training.optimizer",
     "evaluation.trained",
 }

@@ -12,6 +12,7 @@ from dpanet_jax.compare.measured import STAGES, Measured, Recipe, is_statistic, 
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.normalize import normalize
 from dpanet_jax.training.optimizer import schedule_for, sgd
+from dpanet_jax.training.options import Loss
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step
 
@@ -45,7 +46,7 @@ def measure(
     schedule = schedule_for(recipe.optimizer, recipe.batch_size, recipe.total_steps)
     optimizer = optax.chain(keep_gradients(), sgd(schedule, recipe.optimizer))
     train_step = make_train_step(
-        model, optimizer, schedule, recipe.loss_weights, class_weights=recipe.class_weights
+        model, optimizer, schedule, recipe.loss_weights, options=Loss(class_weights=recipe.class_weights)
     )
     step = jax.jit(train_step)
     state = TrainState.create(variables, optimizer)

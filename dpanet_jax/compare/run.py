@@ -1,5 +1,6 @@
 """A comparison from a config to its report: same weights, same inputs, on both sides."""
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Iterable
@@ -130,11 +131,23 @@ def _require_twin(options: Sections) -> None:
         raise ConfigError(f"config.model.{error}") from error
     if options.optimizer.name != "sgd":
         raise ConfigError(f"config.optimizer.name={options.optimizer.name}: the twin has sgd only")
+    _require_default("loss", options.loss_options, but=("class_weights",))
     if options.training.batch_size < 2 and options.model["backbone"].startswith("resnest"):
         raise ConfigError(
             "config.training.batch_size=1: a ResNeSt's batch norm over one value a channel is refused by"
             " PyTorch; 2 or more can be compared"
         )
+
+
+def _require_default(section: str, options: Any, but: tuple[str, ...] = ()) -> None:
+    """Raises ConfigError for what the twin has no counterpart of, in a section of the config."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name not in but and value != field.default:
+            raise ConfigError(
+                f"config.{section}.{field.name}={value!r}: the twin has none; leave it at its default, "
+                f"{field.default!r}, to compare"
+            )
 
 
 def _recipe(options: Sections, train_split: Split) -> Recipe:

@@ -22,6 +22,7 @@ from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import layout, pictures
 from dpanet_jax.training.height import require_even_height
 from dpanet_jax.training.layout import Layout, TrainStep
+from dpanet_jax.training.losses import require_whole_batches
 from dpanet_jax.training.optimizer import Schedule, make_optimizer, schedule_for, total_steps
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step
@@ -83,6 +84,7 @@ def require_valid(config: ConfigDict) -> None:
         options.sharding.space,
     )
     require_even_height(options)
+    require_whole_batches(options.loss_options, training.accumulate_steps)
 
 
 def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
@@ -160,7 +162,7 @@ def computation(options: Sections, num_classes: int, num_steps: int, on_devices:
         optimizer,
         schedule,
         options.loss,
-        class_weights=options.loss_options.class_weights,
+        options=options.loss_options,
         seed=options.run.seed,
         accumulate_steps=training.accumulate_steps,
         axis_name=on_devices.axis_name,

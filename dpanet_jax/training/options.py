@@ -47,10 +47,52 @@ class Loss:
         tuple[float, ...],
         Option("a weight for each class, as torch's cross entropy takes them; empty: all alike", least=0),
     ] = ()
+    cross_entropy: Annotated[
+        float, Option("weight of the cross entropy in every term; 0 switches it off", least=0)
+    ] = 1.0
+    dice: Annotated[
+        float, Option("weight of the soft Dice loss of each image in every term; 0 switches it off", least=0)
+    ] = 0.0
+    lovasz: Annotated[
+        float, Option("weight of the Lovász-Softmax of each image in every term; 0 switches it off", least=0)
+    ] = 0.0
+    label_smoothing: Annotated[
+        float,
+        Option(
+            "share of the target that is spread over all classes, as torch's cross entropy", least=0, below=1
+        ),
+    ] = 0.0
+    focal_gamma: Annotated[
+        float, Option("times (1 − the label's probability)^gamma: the focal loss; 0 switches it off", least=0)
+    ] = 0.0
+    ohem_threshold: Annotated[
+        float,
+        Option("only pixels whose label's probability is below it count (OHEM); 0: all", least=0, most=1),
+    ] = 0.0
+    ohem_min_kept: Annotated[
+        int,
+        Option("of OHEM: at least so many times the batch's images of pixels count, the hardest", least=0),
+    ] = 100_000
 
     def __post_init__(self) -> None:
         if self.class_weights and not any(self.class_weights):
             raise OptionError("class_weights: every weight is 0, so nothing would be learned")
+        if not (self.cross_entropy or self.dice or self.lovasz):
+            raise OptionError("cross_entropy, dice and lovasz are all 0, so nothing would be learned")
+        if self.label_smoothing and self.focal_gamma:
+            raise OptionError(
+                f"label_smoothing={self.label_smoothing!r}: no published definition joins it to focal_gamma; "
+                "set one of the two to 0"
+            )
+        if not self.ohem_threshold and self.ohem_min_kept != type(self).ohem_min_kept:
+            raise OptionError(
+                f"ohem_min_kept={self.ohem_min_kept!r}: OHEM is off; set loss.ohem_threshold, or leave it at "
+                f"its default, {type(self).ohem_min_kept}"
+            )
+        of_pixels = ("class_weights", "label_smoothing", "focal_gamma", "ohem_threshold")
+        for name in of_pixels if not self.cross_entropy else ():
+            if getattr(self, name):
+                raise OptionError(f"{name}={getattr(self, name)!r}: loss.cross_entropy, which uses it, is 0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,14 +13,16 @@ from dpanet_jax.data.classes import IGNORE_LABEL
 from dpanet_jax.models.loss_term import LossTerm
 from dpanet_jax.models.normalize import normalize
 from dpanet_jax.training.layout import Batch, Metrics, TrainStep
-from dpanet_jax.training.losses import count_valid, multi_loss, weigh
+from dpanet_jax.training.losses import Totals, count_valid, multi_loss, require_whole_batches, totals
 from dpanet_jax.training.optimizer import Schedule
+from dpanet_jax.training.options import Loss
 from dpanet_jax.training.state import TrainState
 
-# (state, part of the batch, dropout key, total weight) → (batch_stats, sums); see `make_gradients`.
-Gradients: TypeAlias = Callable[[TrainState, Batch, jax.Array, jax.Array], Any]
+# (state, part of the batch, dropout key, totals) → (batch_stats, sums); see `make_gradients`.
+Gradients: TypeAlias = Callable[[TrainState, Batch, jax.Array, Totals], Any]
 # A tree → the same values, laid otherwise on the devices.
 Relay: TypeAlias = Callable[[Any], Any]
+_PLAIN = Loss()
 
 
 def _as_it_is(tree: Any) -> Any:
@@ -50,7 +52,7 @@ def make_train_step(
     schedule: Schedule,
     loss_weights: Mapping[str, float],
     *,
-    class_weights: tuple[float, ...] = (),
+    options: Loss = _PLAIN,
     seed: int = 0,
     accumulate_steps: int = 1,
     axis_name: str | None = None,
@@ -65,27 +67,29 @@ def make_train_step(
     "loss/TERM" for each term of the model's loss, "accuracy" in [0, 1] over valid pixels, "lr", and
     "grad_norm".
 
-    The loss is a mean over the valid pixels of the global batch, weighted by `class_weights` where they are
-    given (see `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
+    The loss is a mean over the valid pixels of the global batch, or what else `options` say (see
+    `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
     With `accumulate_steps` > 1 the batch is computed in that many parts; batch norm then sees, and averages
     over, each part by itself. `gather` and `scatter`, as of `layout.Jit`, lay the parameters and their
-    gradients anew on the devices.
+    gradients anew on the devices. Raises ConfigError for a loss that cannot be computed in parts.
     """
-    compute = make_gradients(model, loss_weights, class_weights, scatter)
-    if accumulate_steps > 1:
-        compute = in_parts(compute, accumulate_steps)
 
     def over_devices(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    require_whole_batches(options, accumulate_steps)
+    compute = make_gradients(model, loss_weights, options, scatter, over_devices)
+    if accumulate_steps > 1:
+        compute = in_parts(compute, accumulate_steps)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if axis_name is not None:
             require_every_device(axis_name)
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         num_valid = over_devices(count_valid(batch["label"]))
-        total_weight = over_devices(jnp.sum(weigh(batch["label"], class_weights)))
+        total = over_devices(totals(batch["label"], options))
         gathered = dataclasses.replace(state, params=gather(state.params))
-        batch_stats, sums = compute(gathered, batch, rng, total_weight)
+        batch_stats, sums = compute(gathered, batch, rng, total)
         grads, loss, terms, correct = over_devices(sums)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
@@ -119,17 +123,18 @@ def require_every_device(axis_name: str) -> None:
 def make_gradients(
     model: Trainable,
     loss_weights: Mapping[str, float],
-    class_weights: tuple[float, ...],
+    options: Loss = _PLAIN,
     scatter: Relay = _as_it_is,
+    over_devices: Callable[[Any], Any] = _as_it_is,
 ) -> Gradients:
-    """`gradients(state, part, rng, total_weight)` → batch statistics, and (gradients, loss, terms, correct).
+    """`gradients(state, part, rng, total)` → batch statistics, and (gradients, loss, terms, correct).
 
     The latter are this part's share of the global batch's, so that parts' and devices' add up.
     """
     loss_terms = model.loss_terms()
 
     def loss_fn(
-        params: Any, batch_stats: Any, part: Batch, rng: jax.Array, total_weight: jax.Array
+        params: Any, batch_stats: Any, part: Batch, rng: jax.Array, total: Totals
     ) -> tuple[jax.Array, Any]:
         images = normalize(part["image"], part["extent"], model.dtype)
         outputs, updates = model.apply(
@@ -144,17 +149,18 @@ def make_gradients(
             part["label"],
             loss_terms,
             loss_weights,
-            total_weight,
+            total,
             model.align_corners,
-            class_weights,
+            options,
+            over_devices,
         )
         # A network without batch norm has none.
         return loss, (updates.get("batch_stats", {}), terms, count_correct(outputs["logits"], part["label"]))
 
-    def gradients(state: TrainState, part: Batch, rng: jax.Array, total_weight: jax.Array) -> Any:
+    def gradients(state: TrainState, part: Batch, rng: jax.Array, total: Totals) -> Any:
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (batch_stats, terms, correct)), grads = grad_fn(
-            state.params, state.batch_stats, part, rng, total_weight
+            state.params, state.batch_stats, part, rng, total
         )
         return batch_stats, (scatter(grads), loss, terms, correct)
 
@@ -164,19 +170,19 @@ def make_gradients(
 def in_parts(gradients: Gradients, count: int) -> Gradients:
     """The same of a whole batch, computed in `count` parts one after another."""
 
-    def accumulated(state: TrainState, batch: Batch, rng: jax.Array, total_weight: jax.Array) -> Any:
+    def accumulated(state: TrainState, batch: Batch, rng: jax.Array, total: Totals) -> Any:
         parts = jax.tree.map(lambda x: split_parts(x, count), batch)
         rngs = jax.random.split(rng, count)
 
         def one_part(carry: Any, part_and_rng: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             batch_stats, sums = carry
             batch_stats, results = gradients(
-                dataclasses.replace(state, batch_stats=batch_stats), *part_and_rng, total_weight
+                dataclasses.replace(state, batch_stats=batch_stats), *part_and_rng, total
             )
             return (batch_stats, jax.tree.map(jnp.add, sums, results)), None
 
         first = jax.tree.map(lambda x: x[0], (parts, rngs))
-        shapes = jax.eval_shape(gradients, state, *first, total_weight)[1]
+        shapes = jax.eval_shape(gradients, state, *first, total)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(one_part, (state.batch_stats, zeros), (parts, rngs))[0]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dpanet_jax.models.loss_term import LossTerm
-from dpanet_jax.training.losses import count_valid, cross_entropy_sum, multi_loss, weigh
+from dpanet_jax.training.losses import count_valid, cross_entropy_sum, multi_loss, totals
+from dpanet_jax.training.options import Loss
 
 FUSED = {"fused": LossTerm("logits", 1.0)}
 TERMS = {
@@ -52,7 +53,7 @@ def test_terms_are_weighted_and_resized(labels: np.ndarray) -> None:
     expected = {name: mean_in_numpy(full[term.output], labels) for name, term in TERMS.items()}
     with jax.enable_x64(True):
         arrays = {name: jnp.asarray(value) for name, value in outputs.items()}
-        loss, terms = multi_loss(arrays, labels, TERMS, WEIGHTS, count_valid(labels))
+        loss, terms = multi_loss(arrays, labels, TERMS, WEIGHTS, totals(labels))
         np.testing.assert_allclose(loss, sum(WEIGHTS[t] * expected[t] for t in terms), rtol=1e-12)
     assert terms.keys() == expected.keys()
     for term, value in terms.items():
@@ -72,11 +73,10 @@ def test_classes_may_weigh(labels: np.ndarray) -> None:
             total += w * (np.log(np.sum(np.exp(logits[index]))) - logits[index][labels[index]])
             weight += w
     with jax.enable_x64(True):
-        found = jnp.sum(weigh(labels, CLASS_WEIGHTS))
-        loss, _ = multi_loss(
-            {"logits": jnp.asarray(logits)}, labels, FUSED, WEIGHTS, found, class_weights=CLASS_WEIGHTS
-        )
-    np.testing.assert_allclose(found, weight, rtol=1e-12)
+        options = Loss(class_weights=CLASS_WEIGHTS)
+        found = totals(labels, options)
+        loss, _ = multi_loss({"logits": jnp.asarray(logits)}, labels, FUSED, WEIGHTS, found, options=options)
+    np.testing.assert_allclose(found.weight, weight, rtol=1e-12)
     np.testing.assert_allclose(loss, total / weight, rtol=1e-12)
 
 
@@ -84,9 +84,9 @@ def test_only_pixels_of_a_class_without_weight_give_zero() -> None:
     labels = np.full((1, 4, 4), 2, np.uint8)
 
     def loss_of(logits: jax.Array) -> jax.Array:
-        total = jnp.sum(weigh(labels, CLASS_WEIGHTS))
+        options = Loss(class_weights=CLASS_WEIGHTS)
         outputs = {"logits": logits}
-        return multi_loss(outputs, labels, FUSED, WEIGHTS, total, class_weights=CLASS_WEIGHTS)[0]
+        return multi_loss(outputs, labels, FUSED, WEIGHTS, totals(labels, options), options=options)[0]
 
     loss, gradient = jax.value_and_grad(loss_of)(jnp.ones((1, 2, 2, 5)))
     assert loss == 0
@@ -96,7 +96,7 @@ def test_only_pixels_of_a_class_without_weight_give_zero() -> None:
 def test_weight_zero_switches_a_term_off(labels: np.ndarray) -> None:
     outputs = {"logits": jnp.zeros((2, 6, 7, 5)), "auxiliary": jnp.full((2, 6, 7, 5), jnp.nan)}
     terms = {**FUSED, "auxiliary": TERMS["auxiliary"]}
-    loss, terms = multi_loss(outputs, labels, terms, {**WEIGHTS, "auxiliary": 0.0}, count_valid(labels))
+    loss, terms = multi_loss(outputs, labels, terms, {**WEIGHTS, "auxiliary": 0.0}, totals(labels))
     assert set(terms) == {"fused"}
     np.testing.assert_allclose(loss, np.log(5), rtol=1e-6)
 
@@ -107,7 +107,7 @@ def test_the_terms_are_those_that_the_model_declares(labels: np.ndarray) -> None
     terms = {"first": LossTerm("own", 1.0), "again": LossTerm("own", 1.0)}
     outputs = {"own": logits, "logits": jnp.full((2, 6, 7, 5), jnp.nan)}
     weights = {"first": 1.0, "again": 0.5, "fused": 7.0}
-    loss, values = multi_loss(outputs, labels, terms, weights, count_valid(labels))
+    loss, values = multi_loss(outputs, labels, terms, weights, totals(labels))
     assert list(values) == ["first", "again"]
     np.testing.assert_allclose(loss, 1.5 * mean_in_numpy(np.asarray(logits), labels), rtol=1e-5)
 
@@ -116,7 +116,7 @@ def test_no_valid_pixel_gives_zero_and_not_nan() -> None:
     labels = np.full((1, 4, 4), 255, np.uint8)
 
     def loss_of(logits: jax.Array) -> jax.Array:
-        return multi_loss({"logits": logits}, labels, FUSED, WEIGHTS, count_valid(labels))[0]
+        return multi_loss({"logits": logits}, labels, FUSED, WEIGHTS, totals(labels))[0]
 
     loss, gradient = jax.value_and_grad(loss_of)(jnp.ones((1, 2, 2, 3)))
     assert loss == 0

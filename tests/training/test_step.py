@@ -21,15 +21,21 @@ from dpanet_jax.models.normalize import normalize
 from dpanet_jax.models.segmenter import Segmenter, init_variables
 from dpanet_jax.training import layout
 from dpanet_jax.training.layout import Batch
-from dpanet_jax.training.losses import count_valid, multi_loss
+from dpanet_jax.training.losses import multi_loss, totals
 from dpanet_jax.training.optimizer import poly_schedule, sgd
-from dpanet_jax.training.options import Optimizer
+from dpanet_jax.training.options import Loss, Optimizer
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step, require_every_device, split_parts
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 
 WEIGHTS = {"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.4}
+# With weights, each device's share of the total differs even more.
+WEIGHTED = Loss(class_weights=(0.5, 1.0, 3.0))
+OTHERS = {
+    "smooth": Loss(class_weights=(0.5, 1.0, 3.0), label_smoothing=0.1, dice=0.5, lovasz=2.0),
+    "hard": Loss(focal_gamma=2.0, ohem_threshold=0.3, ohem_min_kept=200),
+}
 STEPS = 3
 SCHEDULE = poly_schedule(0.05, STEPS)
 OPTIMIZER = sgd(SCHEDULE, Optimizer())
@@ -67,7 +73,13 @@ def initial() -> dict[str, Any]:
 
 
 @functools.cache
-def run(kind: str, num_devices: int, accumulate_steps: int = 1, dropout: float = 0.1) -> Run:
+def run(
+    kind: str,
+    num_devices: int,
+    accumulate_steps: int = 1,
+    dropout: float = 0.1,
+    options: Loss = WEIGHTED,
+) -> Run:
     """The figures of STEPS steps and the final state, as NumPy arrays."""
     with jax.enable_x64(True):
         on_devices = layout.LAYOUTS[kind](jax.devices()[:num_devices])
@@ -78,7 +90,7 @@ def run(kind: str, num_devices: int, accumulate_steps: int = 1, dropout: float =
                 OPTIMIZER,
                 SCHEDULE,
                 WEIGHTS,
-                class_weights=(0.5, 1.0, 3.0),  # Then each device's share of the total differs even more.
+                options=options,
                 accumulate_steps=accumulate_steps,
                 axis_name=on_devices.axis_name,
             ),
@@ -111,6 +123,12 @@ def assert_same(ours: Run, theirs: Run, rtol: float = 1e-9) -> None:
 def test_eight_devices_equal_one(kind: str) -> None:
     assert jax.device_count() == 8, "tests/conftest.py simulates 8 devices"
     assert_same(run(kind, 8), run("jit", 1))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+def test_eight_devices_equal_one_with_other_losses(kind: str, name: str) -> None:
+    assert_same(run(kind, 8, options=OTHERS[name]), run("jit", 1, options=OTHERS[name]))
 
 
 def test_dropout_was_on() -> None:
@@ -162,11 +180,13 @@ class Frozen:
 
 def test_accumulated_gradient_is_that_of_the_whole_batch() -> None:
     """By one step's parameters, with statistics that do not depend on the batch: see `Frozen`."""
-    batch = next(batches())
+    batch, options = next(batches()), Loss(label_smoothing=0.1, dice=0.5, lovasz=2.0)
     with jax.enable_x64(True):
         results = []
         for parts in (1, 4):
-            step = make_train_step(Frozen(), OPTIMIZER, SCHEDULE, WEIGHTS, accumulate_steps=parts)
+            step = make_train_step(
+                Frozen(), OPTIMIZER, SCHEDULE, WEIGHTS, options=options, accumulate_steps=parts
+            )
             state = TrainState.create(initial(), OPTIMIZER)
             results.append(jax.device_get(jax.jit(step)(state, batch)))
     (whole, whole_metrics), (parts, parts_metrics) = results
@@ -190,7 +210,7 @@ def test_one_step_by_hand() -> None:
                 mutable=["batch_stats"],
             )
             terms = {"fused": LossTerm("logits", 1.0), "auxiliary": LossTerm("auxiliary", 1.0)}
-            return multi_loss(outputs, batch["label"], terms, WEIGHTS, count_valid(batch["label"]))[0]
+            return multi_loss(outputs, batch["label"], terms, WEIGHTS, totals(batch["label"]))[0]
 
         value, grads = jax.jit(jax.value_and_grad(loss))(variables["params"])
         step = make_train_step(model, OPTIMIZER, SCHEDULE, WEIGHTS)
