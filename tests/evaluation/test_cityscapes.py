@@ -1,10 +1,8 @@
 """Cityscapes' figures against the authors' own evaluation, run on the same files, to what it prints."""
 
-import io
 import pickle
 import re
 import zipfile
-from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -17,59 +15,6 @@ from dpanet_jax.evaluation import cityscapes
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 
 NAMES = ["frankfurt/frankfurt_000000_000294", "lindau/lindau_000001_000019", "munster/munster_000002_000019"]
-SIZE = (40, 70)
-
-
-def patches(rng, ids):
-    return np.kron(rng.choice(ids, (8, 10)), np.ones((5, 7), int))
-
-
-def write(root, rng, classes=tuple(range(34))):
-    """gtFine and predictions with the authors' names; returns {name: raw ids of (label, prediction)}."""
-    files = {}
-    for name in NAMES:
-        city, stem = name.split("/")
-        folder = root / "gtFine" / "val" / city
-        folder.mkdir(parents=True)
-        labels = patches(rng, classes)
-        # Some objects are not told apart, and have their class's id alone.
-        is_instance = np.isin(labels, range(24, 34)) & (patches(rng, [0, 1, 1]) == 1)
-        instances = np.where(is_instance, 1000 * labels + patches(rng, range(3)), labels)
-        predictions = np.where(rng.random(SIZE) < 0.4, rng.choice(CITYSCAPES.raw_ids, SIZE), labels)
-        predictions = np.where(np.isin(predictions, CITYSCAPES.raw_ids), predictions, 7)
-        Image.fromarray(labels.astype(np.uint8)).save(folder / f"{stem}_gtFine_labelIds.png")
-        Image.fromarray(instances.astype(np.uint16)).save(folder / f"{stem}_gtFine_instanceIds.png")
-        (root / "results").mkdir(exist_ok=True)
-        Image.fromarray(predictions.astype(np.uint8)).save(root / "results" / f"{stem}_pred_labelIds.png")
-        files[name] = (labels, predictions)
-    return files
-
-
-def official(root, monkeypatch):
-    """What the authors' evaluation prints, {name: (IoU, nIoU) as text}, and what it writes."""
-    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as script
-
-    # It calls a function that NumPy has under another name.
-    monkeypatch.setattr(np, "in1d", np.isin, raising=False)
-    for key, value in {
-        "predictionPath": str(root / "results"),
-        "predictionWalk": None,
-        "exportFile": str(root / "written" / "results.json"),
-        "colorized": False,
-        "bold": "",
-        "nocol": "",
-    }.items():
-        monkeypatch.setattr(script.args, key, value, raising=False)
-    truths = [str(path) for path in sorted((root / "gtFine").rglob("*_gtFine_labelIds.png"))]
-    with redirect_stdout(io.StringIO()) as said:
-        written = script.evaluateImgLists(
-            [script.getPrediction(script.args, truth) for truth in truths], truths, script.args
-        )
-    rows = re.findall(r"^([a-zA-Z ]+?) *: +([\d.]+|nan) +([\d.]+|nan)$", said.getvalue(), re.MULTILINE)
-    assert len(rows) == 19 + 1 + 7 + 1
-    assert rows[19][0] == rows[27][0] == "Score Average"
-    names = [*(row[0] for row in rows[:19]), "mean of classes", *(row[0] for row in rows[20:27])]
-    return dict(zip([*names, "mean of categories"], (row[1:] for row in rows), strict=True)), written
 
 
 def see(files, instances, matrix):
@@ -82,10 +27,10 @@ def see(files, instances, matrix):
 @pytest.mark.parametrize(
     "classes", [tuple(range(34)), (0, 7, 8, 24, 26, 29, 31, 33), (4, 7, 11, 23), (7, 30)]
 )
-def test_against_the_authors_evaluation(tmp_path, monkeypatch, classes):
+def test_against_the_authors_evaluation(tmp_path, classes, write_cityscapes, official_evaluation):
     """With all classes, with some, and without instances that count, though some are predicted."""
-    files = write(tmp_path, np.random.default_rng(len(classes)), classes)
-    printed, written = official(tmp_path, monkeypatch)
+    files = write_cityscapes(tmp_path, NAMES, classes)
+    printed, written = official_evaluation(tmp_path / "gtFine", tmp_path / "results")
     matrix, instances = (
         ConfusionMatrix(19),
         cityscapes.Instances(cityscapes.find_instances(tmp_path / "gtFine", files)),
@@ -106,9 +51,9 @@ def test_against_the_authors_evaluation(tmp_path, monkeypatch, classes):
         assert scores["car"].iou != scores["car"].instance_iou
 
 
-def test_hosts_add_up_and_an_archive_serves(tmp_path):
+def test_hosts_add_up_and_an_archive_serves(tmp_path, write_cityscapes):
     """What was seen goes from host to host by pickle, though the files are in an archive."""
-    files = write(tmp_path, np.random.default_rng(0))
+    files = write_cityscapes(tmp_path, NAMES)
     with zipfile.ZipFile(tmp_path / "gtFine_trainvaltest.zip", "w") as packed:
         for path in sorted((tmp_path / "gtFine").rglob("*.png")):
             packed.write(path, path.relative_to(tmp_path))
@@ -141,8 +86,8 @@ def test_without_instances_the_report_has_no_figures_of_them(capsys):
     )
 
 
-def test_files_that_are_not_there_are_named_before_any_work(tmp_path):
-    files = write(tmp_path, np.random.default_rng(0))
+def test_files_that_are_not_there_are_named_before_any_work(tmp_path, write_cityscapes):
+    files = write_cityscapes(tmp_path, NAMES)
     with pytest.raises(UsageError, match="nowhere: no such folder or archive"):
         cityscapes.find_instances(tmp_path / "nowhere", files)
     with pytest.raises(UsageError, match=r"1 of 4 images have no file .*aachen_1_2_gtFine_instanceIds.png"):
