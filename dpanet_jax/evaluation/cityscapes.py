@@ -69,7 +69,7 @@ def has_classes_of(names: Iterable[str]) -> bool:
 
 
 class Instance(NamedTuple):
-    """One instance: its class (train id), and its pixels, those predicted as its class, as its category."""
+    """One instance, of a class (train id; 255: it is left out), and how many of its pixels are predicted so."""
 
     train_id: int
     size: int
@@ -110,7 +110,7 @@ class Instances:
 
 
 def count_instances(ids: np.ndarray, prediction: np.ndarray) -> list[Instance]:
-    """The instances of one image that count: `ids` (H, W) of its file, `prediction` uint8 (H, W) train ids.
+    """The instances of one image: `ids` (H, W) of its file, `prediction` uint8 (H, W) train ids.
 
     Raises ValueError for an id of a class without instances.
     """
@@ -122,10 +122,8 @@ def count_instances(ids: np.ndarray, prediction: np.ndarray) -> list[Instance]:
     of_pixel = train_ids[place]
     as_class = np.bincount(place, predicted == of_pixel, len(found))
     as_category = np.bincount(place, _CATEGORY_OF[predicted] == _CATEGORY_OF[of_pixel], len(found))
-    counted = zip(
-        *(array.astype(int).tolist() for array in (train_ids, sizes, as_class, as_category)), strict=True
-    )
-    return [Instance(*row) for row in counted if row[0] != IGNORE_LABEL]
+    columns = [array.astype(int).tolist() for array in (train_ids, sizes, as_class, as_category)]
+    return [Instance(*row) for row in zip(*columns, strict=True)]
 
 
 def _class_of_instance(raw_id: int) -> int:
