@@ -69,7 +69,7 @@ def has_classes_of(names: Iterable[str]) -> bool:
 
 
 class Instance(NamedTuple):
-    """One instance, of a class (train id; 255: it is left out), and how many of its pixels are predicted so."""
+    """One instance of a class (train id; 255: left out), and how many of its pixels are predicted as what."""
 
     train_id: int
     size: int
