@@ -53,8 +53,8 @@ class _Observers:
         return [observer for observer in observers if observer is not None]
 
 
-def _observers(values: flags.FlagValues, split: "Split") -> _Observers:
-    """Those that the flags ask for. Raises UsageError for what cannot be had of this split."""
+def _observers(values: flags.FlagValues, split: "Split", protocol: str) -> _Observers:
+    """Those that the flags ask for. Raises UsageError for what cannot be had of this split and protocol."""
     from dpanet_jax.evaluation import cityscapes
     from dpanet_jax.evaluation.boundary import BoundaryIoU
     from dpanet_jax.evaluation.per_image import PerImage
@@ -63,6 +63,11 @@ def _observers(values: flags.FlagValues, split: "Split") -> _Observers:
     for flag in ("per_image", "instances"):
         if values[flag].value and not split.labelled:
             raise UsageError(f"--{flag}: split {split.name!r} has no labels, so it has no figures")
+    for flag in ("instances", "submission"):
+        if values[flag].value and protocol == "center_crop":
+            raise UsageError(
+                f"--{flag}: center_crop sees the middle of an image alone; take another --protocol"
+            )
     if values.instances and not cityscapes.has_classes_of(split.classes.names):
         raise UsageError(
             "--instances: the iIoU is a figure of Cityscapes, and this data set has other classes"
@@ -96,7 +101,7 @@ def run(values: flags.FlagValues) -> None:
             paths.require_writable(paths.anywhere(values.workdir))
         split = open_split(config.data.dataset, name, values.data_dir or config.data.data_dir or None)
         model.check_classes(split.name, split.classes)
-        observers = _observers(values, split)
+        observers = _observers(values, split, model.protocol.name)
     batch_size = values.batch_size or config.evaluation.batch_size
     asked = {
         "the checkpoint": model.folder.name,

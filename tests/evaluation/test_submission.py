@@ -141,6 +141,13 @@ def test_what_cannot_be_is_one_line_before_any_work(site, flags, words, capsys, 
     assert not (site.root / "run").exists() and not (site.root / "x.zip").exists()
 
 
+@pytest.mark.parametrize("flag", ["--instances=gtFine", "--submission=x.zip"])
+def test_a_protocol_that_sees_a_part_of_an_image_is_refused(site, flag, capsys, monkeypatch):
+    monkeypatch.setattr(Red, "name", "center_crop")
+    assert main([*site.command, flag]) == 2
+    assert "center_crop sees the middle of an image alone; take another --protocol" in capsys.readouterr().err
+
+
 def split(names, form=FORMATS[1], name="test", sizes=None):
     classes = Classes.from_ids(form.class_names, [(0, 0, 0)] * len(form.class_names))
     return SimpleNamespace(classes=classes, name=name, sizes=sizes or [(6, 8)] * len(names), labelled=False)
