@@ -246,7 +246,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
 
 def print_table(figures: Figures) -> None:
     """Prints the categories and the means, and with instances the classes that have them; in percent."""
-    table = Table(title="As the Cityscapes benchmark counts")
+    table = Table(title="Cityscapes benchmark")
     table.add_column("")
     for column in ("IoU %", *(["iIoU %"] if figures.has_instances else [])):
         table.add_column(column, justify="right")
