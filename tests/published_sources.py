@@ -1,5 +1,7 @@
 """Small sources of published data sets: exactly their layout, names, palettes and ids, and tiny images."""
 
+import itertools
+import tarfile
 import zipfile
 
 import numpy as np
@@ -57,4 +59,77 @@ def pack_cityscapes(root, target):
                 packed.writestr("license.txt", "of Cityscapes")
                 for path in paths:
                     packed.write(path, path.relative_to(root))
+    return target
+
+
+def voc_palette():
+    """(256, 3) uint8, by the development kit's rule: the bits of an id go to red, green, blue in turn."""
+    palette = np.zeros((256, 3), np.uint8)
+    for i, bit, channel in itertools.product(range(256), range(8), range(3)):
+        if i >> (3 * bit + channel) & 1:
+            palette[i, channel] |= 128 >> bit
+    return palette
+
+
+def write_voc(root, counts=(3, 2), more=0, test=0):
+    """VOCdevkit/ with so many images of train and val; returns {name: ids (H, W)}.
+
+    more: images that only the augmented masks label; with any, SegmentationClassAug/ and train_aug.txt are
+    written, in grey as they are published. test: images without labels. No image is used twice.
+    """
+    rng = np.random.default_rng(1)
+    voc = root / "VOCdevkit/VOC2012"
+    kinds = ("Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation")
+    for folder in (*kinds, "SegmentationClassAug") if more else kinds:
+        (voc / folder).mkdir(parents=True)
+    names, ids = {"train": [], "val": [], "more": [], "test": []}, {}
+    for split, count in zip(names, (*counts, more, test), strict=True):
+        for _ in range(count):
+            name = f"20{7 + len(ids) % 5:02}_{len(ids):06}"
+            names[split].append(name)
+            shape = [(32, 48), (48, 32), (36, 48)][len(ids) % 3]
+            values = rng.integers(0, 22, shape).astype(np.uint8)
+            ids[name] = np.where(values == 21, 255, values).astype(np.uint8)
+            Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(voc / f"JPEGImages/{name}.jpg")
+            (voc / f"Annotations/{name}.xml").write_text("<annotation/>")
+            if split in ("train", "val"):
+                for folder in ("SegmentationClass", "SegmentationObject"):
+                    label = Image.fromarray(ids[name])
+                    label.putpalette(voc_palette().tobytes())
+                    label.save(voc / f"{folder}/{name}.png")
+            if more and split != "test":
+                Image.fromarray(ids[name]).save(voc / f"SegmentationClassAug/{name}.png")
+    lists = {"train": names["train"], "val": names["val"], "trainval": sorted(names["train"] + names["val"])}
+    for split, listed in (lists | ({"test": names["test"]} if test else {})).items():
+        (voc / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{name}\n" for name in listed))
+    if more:
+        lines = [f"/JPEGImages/{n}.jpg /SegmentationClassAug/{n}.png" for n in names["train"] + names["more"]]
+        (root / "train_aug.txt").write_text("\n".join(lines))
+    return ids
+
+
+def pack_voc(root, target):
+    """The archives as they are published, of what `write_voc` wrote to `root`, and the list beside them."""
+    target.mkdir()
+    voc = root / "VOCdevkit/VOC2012"
+    test_list = voc / "ImageSets/Segmentation/test.txt"
+    test = test_list.read_text().split() if test_list.exists() else []
+    of_test = [
+        test_list,
+        *(voc / f"JPEGImages/{n}.jpg" for n in test),
+        *(voc / f"Annotations/{n}.xml" for n in test),
+    ]
+    masks = voc / "SegmentationClassAug"
+    others = [p for p in sorted(root.glob("VOCdevkit/**/*")) if p not in (*of_test, masks, *masks.glob("*"))]
+    for archive, paths in (("VOCtrainval_11-May-2012", others), ("VOC2012test", of_test if test else [])):
+        if paths:
+            with tarfile.open(target / f"{archive}.tar", "w") as packed:
+                for path in paths:
+                    packed.add(path, path.relative_to(root).as_posix(), recursive=False)
+    if masks.is_dir():
+        with zipfile.ZipFile(target / "SegmentationClassAug.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+            for path in sorted(masks.iterdir()):
+                zipped.write(path, path.relative_to(voc))
+                zipped.writestr(f"__MACOSX/SegmentationClassAug/._{path.name}", "of a Mac")
+        (target / "train_aug.txt").write_bytes((root / "train_aug.txt").read_bytes())
     return target
