@@ -1,4 +1,7 @@
-"""Small sources of published data sets: exactly their layout, names, palettes and ids, and tiny images."""
+"""Small sources of published data sets: exactly their layout, names, palettes and ids, and tiny images.
+
+`CHANGED` is what tests change of the configs: the true networks take minutes to compile.
+"""
 
 import itertools
 import tarfile
@@ -6,6 +9,18 @@ import zipfile
 
 import numpy as np
 from PIL import Image
+
+CHANGED = {
+    "model.backbone": "resnet18",
+    "model.width": 8,
+    "model.reduce_channels": 8,
+    "data.crop_size": [32, 32],
+    "data.base_size": 64,
+    "training.epochs": 0,
+    "training.steps": 2,
+    "log_every_steps": 1,
+    "pictures": 0,
+}
 
 CITIES = {"train": "aachen", "val": "frankfurt", "test": "berlin", "train_extra": "bayreuth"}
 # From the authors' labels.py: id → trainId.

@@ -11,27 +11,17 @@ import math
 from pathlib import Path
 
 import pytest
-from published_sources import write_cityscapes
+from published_sources import CHANGED, write_cityscapes, write_voc
 
 from dpanet_jax.__main__ import main
 from dpanet_jax.config import check_config, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
-# A config's name: what writes a source of its data set, with eight or more images of train.
+# A config's name: what writes a source of its data set, with a batch of train.
 CONFIGS = {
     "cityscapes_resnet50": lambda root: write_cityscapes(root, counts=(8, 2, 0)),
     "cityscapes_resnet101": lambda root: write_cityscapes(root, counts=(8, 2, 0)),
-}
-CHANGED = {
-    "model.backbone": "resnet18",
-    "model.width": 8,
-    "model.reduce_channels": 8,
-    "data.crop_size": [32, 32],
-    "data.base_size": 64,
-    "training.epochs": 0,
-    "training.steps": 2,
-    "log_every_steps": 1,
-    "pictures": 0,
+    "voc_resnest101": lambda root: write_voc(root, counts=(8, 2), more=8),
 }
 
 
