@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,6 +22,7 @@ from PIL import Image
 from dpanet_jax import paths
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.data.datasets.cityscapes import CITYSCAPES
+from dpanet_jax.data.datasets.voc import VOC
 from dpanet_jax.data.split import Split
 from dpanet_jax.errors import UsageError
 
@@ -32,40 +33,24 @@ _TAR = (".tar.gz", ".tgz")
 class Format:
     """What one server takes.
 
-    server: its name. class_names: of the data sets that it is for, in their order. suffixes: of its archives.
-    name: what names of images it knows; the first group is what its files are called by. place: of the file
-    in the archive, with {split} and {name}. palette: (256, 3) uint8 of the PNGs; None: they are grey.
+    server: its name. classes: of the data sets that it is for. suffixes: of its archives. name: what names of
+    images it knows; the first group is what its files are called by. place: of the file in the archive, with
+    {split} and {name}. in_palette: the PNGs have the classes' colours as palette; else they are grey.
     """
 
     server: str
-    class_names: tuple[str, ...]
+    classes: Classes
     suffixes: tuple[str, ...]
     name: re.Pattern[str]
     name_words: str
     place: str
-    palette: Callable[[], np.ndarray] | None = None
+    in_palette: bool = False
 
-
-def voc_palette() -> np.ndarray:
-    """(256, 3) uint8, the colours of VOC's indices: each takes its bits in turn for red, green and blue."""
-    index = np.arange(256)
-    colors = np.zeros((256, 3), int)
-    for bit in range(8):
-        for channel in range(3):
-            colors[:, channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return colors.astype(np.uint8)
-
-
-_VOC_NAMES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
-    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
 
 FORMATS = (
     Format(
         server="Cityscapes",
-        class_names=CITYSCAPES.names,
+        classes=CITYSCAPES,
         suffixes=(".zip",),
         name=re.compile(r"([^_]+_\d{6}_\d{6})(?:_leftImg8bit)?"),
         name_words="CITY_SEQUENCE_FRAME, such as berlin_000000_000019",
@@ -73,12 +58,12 @@ FORMATS = (
     ),
     Format(
         server="PASCAL VOC",
-        class_names=_VOC_NAMES,
+        classes=VOC,
         suffixes=(".zip", *_TAR),
         name=re.compile(r"(\d{4}_\d{6})"),
         name_words="YEAR_NUMBER, such as 2008_000006",
         place="results/VOC2012/Segmentation/comp6_{split}_cls/{name}.png",
-        palette=voc_palette,
+        in_palette=True,
     ),
 )
 
@@ -147,8 +132,8 @@ class Submission:
 
     def _png(self, ids: np.ndarray) -> bytes:
         image = Image.fromarray(ids)
-        if self.form.palette is not None:
-            image.putpalette(self.form.palette().tobytes())
+        if self.form.in_palette:
+            image.putpalette(self.form.classes.colors.tobytes())
         encoded = io.BytesIO()
         image.save(encoded, format="PNG")
         return encoded.getvalue()
@@ -156,7 +141,7 @@ class Submission:
 
 def _form_of(classes: Classes) -> Format:
     for form in FORMATS:
-        if form.class_names == classes.names:
+        if form.classes.names == classes.names:
             return form
     servers = " and ".join(form.server for form in FORMATS)
     raise UsageError(f"--submission: the servers of {servers} are known, and this data set has other classes")

@@ -11,31 +11,52 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from published_sources import write_voc
 
 from dpanet_jax.__main__ import main
 from dpanet_jax.config import default_config
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.data.datasets.cityscapes import CITYSCAPES
+from dpanet_jax.data.datasets.voc import VOC
 from dpanet_jax.data.prepare import prepare
+from dpanet_jax.data.split import open_split
 from dpanet_jax.errors import UsageError
-from dpanet_jax.evaluation.submission import FORMATS, Submission
+from dpanet_jax.evaluation.submission import Submission
 from dpanet_jax.verbs import evaluate as verb
 
 VAL = ["frankfurt/frankfurt_000000_000294", "lindau/lindau_000001_000019"]
 TEST = ["berlin/berlin_000000_000019", "berlin/berlin_000001_000019"]
-# The first and the last colours as VOC publishes them.
+# As VOC publishes them.
 VOC_COLORS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
-VOC_COLORS |= {255: (224, 224, 192)}
 
 
 class Red:
-    """A protocol whose predictions are the red channel."""
+    """A protocol whose predictions are the red channel, modulo the number of classes."""
 
     name, base_size, fills_up = "whole", 0, False
 
+    def __init__(self, num_classes):
+        self.num_classes = num_classes
+
     def each(self, batches, variables):
         for images in batches:
-            yield images[..., 0]
+            yield images[..., 0] % self.num_classes
+
+
+def stand_in(root, dataset, classes):
+    """For a trained model: on a data set that is prepared in root/data."""
+    config = default_config()
+    config.data.dataset, config.data.data_dir = dataset, str(root / "data")
+    return SimpleNamespace(
+        config=config,
+        classes=classes,
+        protocol=Red(len(classes)),
+        device_variables={},
+        folder=root / "3",
+        step=3,
+        base_size=0,
+        check_classes=lambda name, classes: None,
+    )
 
 
 @pytest.fixture
@@ -50,18 +71,7 @@ def site(tmp_path, monkeypatch, write_cityscapes):
             red = CITYSCAPES.id_map[prediction]
             Image.fromarray(np.stack([red, red, red], axis=-1)).save(path)
     prepare("cityscapes", tmp_path / "data", tmp_path, quiet=True, partial=True)
-    config = default_config()
-    config.data.dataset, config.data.data_dir = "cityscapes", str(tmp_path / "data")
-    model = SimpleNamespace(
-        config=config,
-        classes=CITYSCAPES,
-        protocol=Red(),
-        device_variables={},
-        folder=tmp_path / "3",
-        step=3,
-        base_size=0,
-        check_classes=lambda name, classes: None,
-    )
+    model = stand_in(tmp_path, "cityscapes", CITYSCAPES)
     monkeypatch.setattr(verb, "trained", lambda *arguments: model)
     return SimpleNamespace(root=tmp_path, files=files, command=["evaluate", f"--workdir={tmp_path / 'run'}"])
 
@@ -148,9 +158,10 @@ def test_a_protocol_that_sees_a_part_of_an_image_is_refused(site, flag, capsys, 
     assert "center_crop sees the middle of an image alone; take another --protocol" in capsys.readouterr().err
 
 
-def split(names, form=FORMATS[1], name="test", sizes=None):
-    classes = Classes.from_ids(form.class_names, [(0, 0, 0)] * len(form.class_names))
-    return SimpleNamespace(classes=classes, name=name, sizes=sizes or [(6, 8)] * len(names), labelled=False)
+def split(names, sizes=None):
+    """Of VOC's images, or of a user's folder with its classes: then their colours are not VOC's."""
+    classes = Classes.from_ids(VOC.names, [(9, 9, 9)] * len(VOC))
+    return SimpleNamespace(classes=classes, name="test", sizes=sizes or [(6, 8)] * len(names))
 
 
 def see(submission, names, predictions):
@@ -182,6 +193,23 @@ def test_voc_takes_palette_pngs_in_its_folders(tmp_path, suffix):
             palette = np.reshape(image.getpalette(), (-1, 3))
             assert {index: tuple(palette[index].tolist()) for index in VOC_COLORS} == VOC_COLORS
             np.testing.assert_array_equal(image, prediction)
+
+
+def test_the_test_images_of_voc(tmp_path, monkeypatch):
+    """The verb on the data set as it is published: names and sizes are those of the images."""
+    write_voc(tmp_path / "source", test=3)
+    prepare("voc", tmp_path / "data", tmp_path / "source", quiet=True, partial=True)
+    model = stand_in(tmp_path, "voc", VOC)
+    monkeypatch.setattr(verb, "trained", lambda *arguments: model)
+    archive = tmp_path / "results.tgz"
+    command = ["evaluate", f"--workdir={tmp_path / 'run'}", "--split=test", f"--submission={archive}"]
+    assert main(command) == 0
+    files = archived(archive)
+    for example in open_split("voc", "test", tmp_path / "data"):
+        content = files.pop(f"results/VOC2012/Segmentation/comp6_test_cls/{example['name']}.png")
+        with Image.open(io.BytesIO(content)) as image:
+            np.testing.assert_array_equal(image, example["image"][..., 0] % 21)
+    assert not files
 
 
 def test_hosts_put_their_predictions_together(tmp_path):
