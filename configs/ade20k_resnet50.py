@@ -6,8 +6,8 @@ python -m dpanet_jax train --config=configs/ade20k_resnet50.py --workdir=runs/ad
 
 Hardware: 16 images of 512×512 in all; `plan` says what memory that takes. It has not been run yet.
 To be held against: 41.01 on val, ANN by mmsegmentation with this backbone, these steps and one scale; DANet
-has 41.66 and PSPNet 41.13. The paper has no figure on ADE20K. More of them, and where this recipe differs from
-mmsegmentation's: docs/datasets/ade20k.md.
+has 41.66 and PSPNet 41.13. The paper has no figure on ADE20K. docs/datasets/ade20k.md has more of them, and
+where this recipe differs from mmsegmentation's.
 """
 
 from ml_collections import ConfigDict

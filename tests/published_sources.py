@@ -195,6 +195,8 @@ def write_coco_stuff(root, counts=(3, 2), palette=False):
             name = f"{1000 * first + 9 * i + 9:012}"
             _picture(root / "images" / split / f"{name}.jpg", rng)
             ids[name] = rng.choice(there, (32, 48))
+            if palette and not i:
+                ids[name][:] = 128  # Its grey is the colour of another class.
             label = Image.fromarray(ids[name])
             if palette:
                 # The greys of an indexed image.

@@ -105,11 +105,15 @@ def test_images_of_val_among_those_of_train(tmp_path):
         prepare("ade20k", tmp_path / "data", tmp_path, quiet=True, partial=True)
 
 
-def test_a_label_of_another_numbering_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("pixel", "words"),
+    [(151, "label id 151 is not one of the 150 classes"), ((6, 230, 230), "a picture in colours")],
+)
+def test_labels_of_another_kind_are_refused(tmp_path, pixel, words):
     write_ade20k(tmp_path)
     path = tmp_path / "ADEChallengeData2016/annotations/training/ADE_train_00000002.png"
-    Image.fromarray(np.full((32, 48), 151, np.uint8)).save(path)
-    with pytest.raises(DataError, match="ADE_train_00000002.png: label id 151 is not one of the 150 classes"):
+    Image.new("L" if isinstance(pixel, int) else "RGB", (48, 32), pixel).save(path)
+    with pytest.raises(DataError, match=f"ADE_train_00000002.png: {words}"):
         prepare("ade20k", tmp_path / "data", tmp_path, quiet=True, partial=True)
 
 
