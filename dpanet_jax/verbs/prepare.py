@@ -19,6 +19,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_boolean("overwrite", False, "prepare it again", flag_values=values)
     string_flag(values, "image_suffix", "what image names end in and label names do not, as _leftImg8bit")
     string_flag(values, "label_suffix", "what label names end in and image names do not, as _mask")
+    string_flag(values, "store", "how images are stored: source (as the files are), jpeg, png or raw")
+    flags.DEFINE_integer("store_quality", None, "of --store=jpeg, 1 to 100 (default 95)", flag_values=values)
     words = "take a subset of a published data set as it is"
     flags.DEFINE_boolean("partial", None, words, flag_values=values)
 
@@ -35,6 +37,8 @@ def run(values: flags.FlagValues) -> None:
         values.data_dir,
         source=values.source,
         overwrite=values.overwrite,
+        store=values.store,
+        store_quality=values.store_quality,
         **{name: value for name, value in given.items() if value is not None},
     )
     print(prepared)
