@@ -20,7 +20,7 @@ from dpanet_jax.training import layout
 from dpanet_jax.training.build import build
 from dpanet_jax.training.loop import train
 from dpanet_jax.training.optimizer import make_optimizer, poly_schedule
-from dpanet_jax.training.options import Optimizer, Sharding
+from dpanet_jax.training.options import Loss, Optimizer, Sharding
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step
 
@@ -28,13 +28,26 @@ STEPS, BATCH, HEIGHT, WIDTH = 2, 8, 64, 40
 WEIGHTS = {"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.4}
 WHOLE = Sharding()
 
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
+
 # What is trained, and how.
-DPANET: dict[str, Any] = {"name": "dpanet", "output_stride": 8, "reduce_channels": 8}
-FCN: dict[str, Any] = {"name": "fcn", "output_stride": 16, "auxiliary": False, "remat": True}
+SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 4}
+DPANET: dict[str, Any] = {**SMALL, "name": "dpanet", "output_stride": 8, "reduce_channels": 8}
+FCN: dict[str, Any] = {**SMALL, "name": "fcn", "output_stride": 16, "auxiliary": False, "remat": True}
+TINY: dict[str, Any] = {"backbone": "two_convolutions", "name": "fcn"}
 RUNS = {
-    "dpanet": (DPANET, Optimizer(), 1),
+    "dpanet": (DPANET, Optimizer(), Loss(), 1),
     # LARS needs the norm of each whole kernel.
-    "fcn": (FCN, Optimizer(name="lars", lr=5.0), 2),
+    "fcn": (FCN, Optimizer(name="lars", lr=5.0), Loss(), 2),
+    # OHEM compares the pixels of all devices, Lovász those of an image, of which each device has some rows.
+    "adamw": (
+        TINY,
+        Optimizer(name="adamw", eps=1e-4),
+        Loss(
+            (0.5, 1.0, 3.0), label_smoothing=0.1, ohem_threshold=0.3, ohem_min_kept=100, dice=0.5, lovasz=2.0
+        ),
+        1,
+    ),
 }
 
 Metrics = list[dict[str, Any]]
@@ -43,9 +56,9 @@ Metrics = list[dict[str, Any]]
 @functools.cache
 def compiled(run: str, num_devices: int, sharding: Sharding) -> tuple[layout.Jit, Any, TrainState]:
     """The layout, its compiled step, and the first state in host memory."""
-    options, optimizer_options, accumulate_steps = RUNS[run]
+    options, optimizer_options, losses, accumulate_steps = RUNS[run]
     types = {"dtype": "float64", "param_dtype": "float64"}
-    model = models.build(3, backbone="resnet18", width=4, dropout=0.1, **types, **options)
+    model = models.build(3, dropout=0.1, **types, **options)
     schedule = poly_schedule(0.05, STEPS)
     optimizer = make_optimizer(schedule, optimizer_options)
     variables = jax.device_get(init_variables(model, jax.random.key(0), (HEIGHT, WIDTH)))
@@ -58,6 +71,7 @@ def compiled(run: str, num_devices: int, sharding: Sharding) -> tuple[layout.Jit
         optimizer,
         schedule,
         WEIGHTS,
+        options=losses,
         accumulate_steps=accumulate_steps,
         gather=laid.gather,
         scatter=laid.scatter,
@@ -108,6 +122,7 @@ def assert_same(ours: tuple[Metrics, TrainState], theirs: tuple[Metrics, TrainSt
         ("dpanet", Sharding(state="parameters")),
         ("dpanet", Sharding(space=4, state="optimizer")),
         ("fcn", Sharding(space=2, state="parameters")),
+        ("adamw", Sharding(space=2, state="optimizer")),
     ],
 )
 def test_the_numbers_are_those_of_one_device(run: str, sharding: Sharding) -> None:
