@@ -103,7 +103,8 @@ def adamw(schedule: Schedule, options: Optimizer) -> optax.GradientTransformatio
     are divided by 1 − beta^(updates made) for use.  p = p − k · lr(step) · (m / (√v + eps) + weight_decay ·
     p), where k is 1 in the backbone and `head_lr_multiplier` in everything else. Decay is on every parameter.
 
-    Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2; the decay is times the rate, as PyTorch's is.
+    Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2. The rate is on the decay too, as PyTorch has
+    it.
     """
     return optax.chain(
         optax.scale_by_adam(options.beta1, options.beta2, options.eps),
