@@ -4,6 +4,7 @@ Of the real networks, as small as they get. `test_step` has the batch alone over
 """
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,30 @@ def test_a_run_is_the_same_by_its_config(make_config: Callable[[], ConfigDict], 
         load_variables(tmp_path / name / "checkpoints" / "2", like)["params"] for name in ("whole", "split")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), split, whole)
+
+
+def test_a_run_with_other_losses_is_the_same_under_both_layouts(
+    make_config: Callable[[], ConfigDict], tmp_path: Path
+) -> None:
+    """By its config, in float64; `test_the_numbers_are_those_of_one_device` has images that are split."""
+    logs, weights = {}, {}
+    for name in ("jit", "pmap"):
+        config = make_config()
+        config.parallelism = name
+        config.training.steps, config.pictures, config.data.val_split = 2, 0, "val[:2]"
+        config.model.dtype = "float64"
+        config.optimizer.update({"name": "adamw", "schedule": "cosine", "eps": 1e-4})
+        config.loss.update({"focal_gamma": 2.0, "dice": 0.5, "lovasz": 1.0})
+        config.loss.update({"ohem_threshold": 0.05, "ohem_min_kept": 200})
+        train(config, tmp_path / name)
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        logs[name] = [{k: v for k, v in line.items() if "images_per" not in k} for line in lines]
+        with jax.enable_x64(True):
+            like = build(config).initial_state.variables
+            weights[name] = load_variables(tmp_path / name / "checkpoints" / "2", like)
+    assert [line["step"] for line in logs["jit"]] == [1, 2, 2], "two steps and an evaluation"
+    for ours, theirs in zip(logs["pmap"], logs["jit"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), weights["pmap"], weights["jit"]
+    )
