@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("tiny_backbone")
 SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 4}
 DPANET: dict[str, Any] = {**SMALL, "name": "dpanet", "output_stride": 8, "reduce_channels": 8}
 FCN: dict[str, Any] = {**SMALL, "name": "fcn", "output_stride": 16, "auxiliary": False, "remat": True}
-TINY: dict[str, Any] = {"backbone": "two_convolutions", "name": "fcn"}
+TINY: dict[str, Any] = {"backbone": "two_convolutions", "name": "fcn", "auxiliary": False}
 RUNS = {
     "dpanet": (DPANET, Optimizer(), Loss(), 1),
     # LARS needs the norm of each whole kernel.
