@@ -143,6 +143,16 @@ def test_every_optimizer_takes_both_schedules_and_decay_by_layer(name: str) -> N
             assert (moved[0.5]["head"]["w"] < 0).all()
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_batch_without_a_valid_pixel_only_decays(name: str) -> None:
+    """Its gradient is 0."""
+    params = jax.tree.map(jnp.asarray, start())
+    options = Optimizer(name=name, weight_decay=0.1, head_lr_multiplier=1.0)
+    optimizer = make_optimizer(lambda _: jnp.asarray(0.5), options)
+    moved, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    jax.tree.map(lambda m, p: np.testing.assert_allclose(m, -0.05 * p, rtol=1e-6), moved, params)
+
+
 # The power of the decay that each module of a backbone has; the heads have none.
 FACTORS = {"conv1": 5, "bn1_0": 5, "layer1_0": 4, "layer2_3": 3, "layer3": 2, "layer4_0": 1, "layer4_11": 1}
 
