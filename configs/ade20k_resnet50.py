@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.data.crop_size = (512, 512)
     config.data.base_size = 683  # the long side of a 4:3 image whose short one is 512
     config.data.scale_range = (0.5, 2.0)
+    config.data.cat_max_ratio = 0.75
     config.data.color_jitter = 0.5
 
     config.model.backbone = "resnet50"
