@@ -83,7 +83,7 @@ def compile_step(
     height, width = options.data.crop_size
     state = jax.eval_shape(
         lambda rng: TrainState.create(
-            init_variables(computed.model, rng, (height, width)), computed.optimizer
+            init_variables(computed.model, rng, (height, width)), computed.optimizer, options.training
         ),
         jax.random.key(0),
     )

@@ -1,9 +1,11 @@
 """How a network is trained: `config` itself, and its sections from `.loss` to `.checkpoint`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from dpanet_jax.options import Option, OptionError
+
+Freeze: TypeAlias = Literal["nothing", "batch_norms", "backbone"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,13 @@ class Training:
     accumulate_steps: Annotated[
         int, Option("parts that a batch is computed in, one after another, to save memory", least=1)
     ] = 1
+    freeze: Annotated[
+        Freeze,
+        Option(
+            "what of the backbone is not trained: nothing; batch_norms, their statistics, scales and biases;"
+            " all of it"
+        ),
+    ] = "nothing"
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate_steps:

@@ -9,7 +9,11 @@ import numpy as np
 import optax
 
 from dpanet_jax.checkpoint import Restored
+from dpanet_jax.training import freezing
 from dpanet_jax.training.errors import NotFinite
+from dpanet_jax.training.options import Training
+
+_PLAIN = Training()
 
 
 @flax.struct.dataclass
@@ -22,13 +26,20 @@ class TrainState:
     opt_state: Any
 
     @classmethod
-    def create(cls, variables: dict[str, Any], optimizer: optax.GradientTransformation) -> "TrainState":
-        """The state before the first step, from `model.init`'s variables."""
+    def create(
+        cls, variables: dict[str, Any], optimizer: optax.GradientTransformation, options: Training = _PLAIN
+    ) -> "TrainState":
+        """The state before the first step, from `model.init`'s variables.
+
+        The optimizer's is of what is trained alone; see `freezing`.
+        """
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        trained, _ = freezing.split(params, batch_stats, options.freeze)
         return cls(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables["batch_stats"],
-            opt_state=optimizer.init(variables["params"]),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(trained),
         )
 
     @classmethod
