@@ -19,8 +19,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 import dpanet_jax  # noqa: E402
-from dpanet_jax import config as config_lib  # noqa: E402
-from dpanet_jax import options, paths  # noqa: E402
+from dpanet_jax import config_reference, options, paths  # noqa: E402
 
 project = "dpanet_jax"
 author = "The dpanet_jax developers"
@@ -109,8 +108,8 @@ def _write_reference(folder: Path) -> None:
 
 
 def _write_options(folder: Path) -> None:
-    paths.write_text(folder / "kinds.md", config_lib.kinds_reference())
-    paths.write_text(folder / "options.md", config_lib.reference())
+    paths.write_text(folder / "kinds.md", config_reference.kinds())
+    paths.write_text(folder / "options.md", config_reference.keys())
 
 
 _write_options(DOCS / "_generated")

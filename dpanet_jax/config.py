@@ -16,7 +16,7 @@ from dpanet_jax.data.options import Data
 from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation.options import Evaluation
 from dpanet_jax.interop.options import Pretrained
-from dpanet_jax.options import KINDS, Declared, Option, OptionError, declared, did_you_mean, read
+from dpanet_jax.options import Declared, Option, OptionError, declared, did_you_mean, read
 from dpanet_jax.training.options import Checkpoint, Loss, Optimizer, Run, Sharding, Training
 from dpanet_jax.version import __version__
 
@@ -357,57 +357,3 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], free: bool) -> list
         for key in sorted(before.keys() | now.keys())
         if key not in unused and (key not in learned) == free and before.get(key) != now.get(key)
     ]
-
-
-def reference() -> str:
-    """Every key with its default, values and meaning: the tables of the docs, in Markdown."""
-    lines: list[str] = []
-    current = None
-    for key, option in all_keys().items():
-        section = key.rpartition(".")[0]
-        if section != current:
-            current = section
-            title = f"config.{section}" if section else "config"
-            lines += [
-                "",
-                f"### `{title}`",
-                "",
-                "| key | default | values | what it does | kind |",
-                "| --- | --- | --- | --- | --- |",
-            ]
-        default = f"`{option.default!r}`"
-        cells = (f"`{key}`", default, _values_in_words(option), _words_of(key, option), option.option.kind)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines[1:]) + "\n"
-
-
-def kinds_reference() -> str:
-    """The kinds of keys, what a run that goes on may do with them, and which keys they are, in Markdown."""
-    lines = ["| kind | what it means | keys |", "| --- | --- | --- |"]
-    for kind, words in KINDS.items():
-        keys = ", ".join(f"`config.{key}`" for key in keys_of(kind)) if kind != "learned" else "all others"
-        lines.append(f"| {kind} | {words} | {keys} |")
-    return "\n".join(lines) + "\n"
-
-
-def _values_in_words(option: Declared) -> str:
-    if option.choices:
-        return ", ".join(f"`{choice}`" for choice in option.choices)
-    return option.values_in_words()
-
-
-def _words_of(key: str, option: Declared) -> str:
-    words = option.option.words
-    return words if not key.startswith("model.") else words + _users_in_words(option.key)
-
-
-def _users_in_words(key: str) -> str:
-    """Which heads or backbones have an option, where not all of them do."""
-    from dpanet_jax import models
-    from dpanet_jax.options import family, merged
-
-    for registry in (models.HEADS, models.BACKBONES):
-        users = [name for name, cls in registry.items() if key in merged(family(cls))]
-        if users and len(users) < len(registry):
-            return f" ({', '.join(users)})"
-    return ""
