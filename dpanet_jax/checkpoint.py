@@ -156,6 +156,11 @@ class Checkpoints:
         """Whether this step's checkpoint has been evaluated."""
         return read_score(self.folder / str(step)) is not None
 
+    def scores(self) -> list[tuple[int, float, dict[str, Any]]]:
+        """(step, mean IoU, what it was measured by) of the checkpoints with a score, the oldest first."""
+        found = [(step, read_score(self.folder / str(step))) for step in steps_of(self.folder)]
+        return [(step, score.mean_iou, score.measured) for step, score in found if score]
+
     def restore(self, like: State) -> Restored:
         """The newest whole checkpoint; `like` is a state of the same structure, shapes and dtypes.
 

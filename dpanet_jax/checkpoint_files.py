@@ -27,7 +27,7 @@ from dpanet_jax.paths import AnyPath
 # By these files of Orbax's a checkpoint in a bucket is known to be whole. The first is written last of all.
 COMMITTED = ("commit_success.txt", "_CHECKPOINT_METADATA")
 CHECKSUMS = "checksums"
-_ABOUT = {"config", "classes", "data", "provenance", CHECKSUMS}
+_ABOUT = {"config", "classes", "data", "provenance", "patience", CHECKSUMS}
 
 # Errors of the operating system that say nothing of what a file holds.
 _NOT_NOW = {
@@ -75,7 +75,7 @@ class Restored:
 
     step: int
     variables: dict[str, Any]  # {"params": …, "batch_stats": …}
-    about: dict[str, Any]  # {"config": …, "classes": …, "data": …, "provenance": …}
+    about: dict[str, Any]  # {"config": …, "classes": …, "data": …, "provenance": …} and, of some, "patience"
     opt_state: Any = None
 
 

@@ -147,6 +147,14 @@ class Training:
             " all of it"
         ),
     ] = "nothing"
+    patience: Annotated[
+        int,
+        Option(
+            "evaluations without a higher validation mean IoU after which the run ends early; 0: none",
+            least=0,
+            kind="operation",
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate_steps:
