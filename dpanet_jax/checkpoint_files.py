@@ -63,10 +63,10 @@ class State(Protocol):
     """What a checkpoint holds of a run: `training.state.TrainState`."""
 
     step: Any
-    opt_state: Any
 
     @property
-    def variables(self) -> dict[str, Any]: ...
+    def items(self) -> dict[str, Any]:
+        """{"model": …, "optimizer": …}, and of some runs "trained": trees of arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Restored:
     variables: dict[str, Any]  # {"params": …, "batch_stats": …}
     about: dict[str, Any]  # {"config": …, "classes": …, "data": …, "provenance": …} and, of some, "patience"
     opt_state: Any = None
+    trained: dict[str, Any] | None = None  # what goes on being trained, where it is not `variables`
 
 
 def folder_of(workdir: paths.PathLike) -> AnyPath:
@@ -161,7 +162,7 @@ def damage(folder: AnyPath) -> Damaged | None:
     """What is wrong with a checkpoint, as far as it can be told without its network; None: nothing."""
     try:
         sums = _read_about(folder).get(CHECKSUMS, {})
-        for name in ("model", "optimizer"):
+        for name in {"model", "optimizer", *sums} - {"step"}:
             read_raw(folder, name, sums.get(name))
     except Damaged as error:
         return error
@@ -169,7 +170,7 @@ def damage(folder: AnyPath) -> Damaged | None:
 
 
 def read_raw(folder: AnyPath, name: str, sums: Mapping[str, str] | None = None) -> Any:
-    """One item, "model" or "optimizer", as plain nested dictionaries and lists of NumPy arrays."""
+    """One item, such as "model", as plain nested dictionaries and lists of NumPy arrays."""
     stored = _stored(folder, name)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
     return _read_arrays(folder, name, like, sums)
@@ -189,7 +190,7 @@ def read_state(folder: AnyPath, like: State) -> Restored:
     """
     about = _read_about(folder)
     sums = about.pop(CHECKSUMS, {})
-    items = {"model": like.variables, "optimizer": like.opt_state}
+    items = like.items
     for name, item in items.items():
         misfit = _misfit(folder, name, item, sums.get(name))
         if misfit:
@@ -197,7 +198,7 @@ def read_state(folder: AnyPath, like: State) -> Restored:
                 f"{folder}: was written by {written_by(about)}, and no run can go on from it here ({misfit})"
             )
     read = {name: _read_arrays(folder, name, item, sums.get(name)) for name, item in items.items()}
-    return Restored(int(folder.name), read["model"], about, read["optimizer"])
+    return Restored(int(folder.name), read["model"], about, read["optimizer"], read.get("trained"))
 
 
 def load_variables(checkpoint: AnyPath, like: dict[str, Any]) -> dict[str, Any]:

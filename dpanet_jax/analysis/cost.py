@@ -111,7 +111,9 @@ def measure(
     parts = {
         "parameters": _bytes_of(state.params, in_state.params),
         "statistics": _bytes_of(state.batch_stats, in_state.batch_stats),
-        "optimizer": _bytes_of(state.opt_state, in_state.opt_state) + state.step.dtype.itemsize,
+        "optimizer": _bytes_of(state.opt_state, in_state.opt_state)
+        + _bytes_of(state.ema or {}, in_state.ema or {})
+        + state.step.dtype.itemsize,
         "batch": _bytes_of(batch, in_batch),
     }
     stats = compiled.memory_analysis()

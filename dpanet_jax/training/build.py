@@ -168,6 +168,7 @@ def computation(options: Sections, num_classes: int, num_steps: int, on_devices:
         seed=options.run.seed,
         accumulate_steps=training.accumulate_steps,
         freeze=training.freeze,
+        ema_decay=training.ema_decay,
         axis_name=on_devices.axis_name,
         gather=on_devices.gather,
         scatter=on_devices.scatter,

@@ -147,6 +147,14 @@ class Training:
             " all of it"
         ),
     ] = "nothing"
+    ema_decay: Annotated[
+        float,
+        Option(
+            "decay of the exponential moving average of the weights, which is evaluated and saved; 0: none",
+            least=0,
+            below=1,
+        ),
+    ] = 0.0
     patience: Annotated[
         int,
         Option(

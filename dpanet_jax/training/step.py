@@ -12,7 +12,7 @@ import optax
 from dpanet_jax.data.classes import IGNORE_LABEL
 from dpanet_jax.models.loss_term import LossTerm
 from dpanet_jax.models.normalize import normalize
-from dpanet_jax.training import freezing
+from dpanet_jax.training import average, freezing
 from dpanet_jax.training.layout import Batch, Metrics, TrainStep
 from dpanet_jax.training.losses import Totals, count_valid, multi_loss, require_whole_batches, totals
 from dpanet_jax.training.optimizer import Schedule
@@ -57,6 +57,7 @@ def make_train_step(
     seed: int = 0,
     accumulate_steps: int = 1,
     freeze: Freeze = "nothing",
+    ema_decay: float = 0.0,
     axis_name: str | None = None,
     gather: Relay = _as_it_is,
     scatter: Relay = _as_it_is,
@@ -73,7 +74,8 @@ def make_train_step(
     `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
     With `accumulate_steps` > 1 the batch is computed in that many parts; batch norm then sees, and averages
     over, each part by itself. What `freeze` names stays as it is, and "grad_norm" is of the rest; the
-    model's own batch norms must be frozen too (`models.build`'s `backbone_trains`). `gather` and `scatter`,
+    model's own batch norms must be frozen too (`models.build`'s `backbone_trains`). `ema_decay` is that of
+    `average`, whose state must be there. `gather` and `scatter`,
     as of `layout.Jit`, lay the parameters and their gradients anew on the devices. Raises ConfigError for a
     loss that cannot be computed in parts.
     """
@@ -104,12 +106,16 @@ def make_train_step(
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
             "grad_norm": optax.tree.norm(grads),
         }
-        state = TrainState(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=freezing.join(optax.apply_updates(trained, updates), frozen),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if ema_decay:
+            ema = average.updated(state.ema, state.trained, state.step, ema_decay)
+            state = dataclasses.replace(state, ema=ema)
         return state, metrics
 
     return train_step
