@@ -16,6 +16,7 @@ BOTTOM = [
     "models",
     "checkpoint",
     "checkpoint_files",
+    "checkpoint_scores",
     "checksums",
     "progress",
     "hosts",
@@ -30,8 +31,9 @@ BOTTOM = [
 # What the bottom's members import of each other, and nothing else of the package.
 WITHIN_BOTTOM = {
     "models": {"options", "imagenet"},
-    "checkpoint": {"checkpoint_files", "checksums", "hosts", "paths", "errors"},
+    "checkpoint": {"checkpoint_files", "checkpoint_scores", "checksums", "hosts", "paths", "errors"},
     "checkpoint_files": {"checksums", "paths", "errors"},
+    "checkpoint_scores": {"checkpoint_files", "checksums", "paths"},
     "checksums": set(),
     "progress": {"hosts"},
     "hosts": {"errors", "version"},

@@ -1,9 +1,11 @@
 """How a network is trained: `config` itself, and its sections from `.loss` to `.checkpoint`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from dpanet_jax.options import Option, OptionError
+
+Freeze: TypeAlias = Literal["nothing", "batch_norms", "backbone"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +183,29 @@ class Training:
     accumulate_steps: Annotated[
         int, Option("parts that a batch is computed in, one after another, to save memory", least=1)
     ] = 1
+    freeze: Annotated[
+        Freeze,
+        Option(
+            "what of the backbone is not trained: nothing; batch_norms, their statistics, scales and biases;"
+            " all of it"
+        ),
+    ] = "nothing"
+    ema_decay: Annotated[
+        float,
+        Option(
+            "decay of the exponential moving average of the weights, which is evaluated and saved; 0: none",
+            least=0,
+            below=1,
+        ),
+    ] = 0.0
+    patience: Annotated[
+        int,
+        Option(
+            "evaluations without a higher validation mean IoU after which the run ends early; 0: none",
+            least=0,
+            kind="operation",
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate_steps:

@@ -245,6 +245,14 @@ def test_what_the_twin_is_not_trained_by_is_refused_before_any_work(small_config
     assert not (tmp_path / "report").exists()
 
 
+def test_a_frozen_backbone_is_refused_before_any_work(small_config, tmp_path):
+    config = small_config()
+    config.training.freeze = "batch_norms"
+    words = "config.training.freeze='batch_norms': the twin has none; leave it at its default, 'nothing'"
+    with pytest.raises(ConfigError, match=words):
+        run.run(config, "random", tmp_path)
+
+
 def test_the_twin_s_protocol_is_evaluation_s():
     """The same ids and probabilities from the same weights, the images resized or as they are."""
     options = {"backbone": "resnet18", "width": 4, "reduce_channels": 8}
