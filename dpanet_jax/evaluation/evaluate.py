@@ -15,6 +15,7 @@ from dpanet_jax.data.pipeline import Batch
 from dpanet_jax.data.split import Split
 from dpanet_jax.errors import OutOfMemory, UsageError, is_out_of_memory
 from dpanet_jax.evaluation import protocols
+from dpanet_jax.evaluation.counting import DeviceCounts
 from dpanet_jax.evaluation.figures import Kept
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 
@@ -64,7 +65,7 @@ def evaluate(
             f"a batch of {batch_size} (--batch_size, config.evaluation.batch_size) does not split evenly "
             f"over {hosts.count()} hosts"
         )
-    matrix = ConfusionMatrix(len(split.classes.names))
+    counts = DeviceCounts(len(split.classes.names))
     kept = {}
     batches = pipeline.eval_batches(
         split, batch_size, hosts.index(), hosts.count(), may_lack_labels=may_lack_labels
@@ -83,7 +84,7 @@ def evaluate(
 
         for predictions in protocol.each(images(), variables):
             batch = read.popleft()
-            matrix.update(batch["label"][batch["mask"]], predictions[batch["mask"]])
+            counts.add(batch["label"], predictions)  # A row that fills up is ignored in every pixel.
             for row, index in enumerate(batch["index"].tolist()):
                 for observer in observers if index >= 0 else ():
                     observer.see(batch["name"][row], index, batch["label"][row], predictions[row])
@@ -91,6 +92,7 @@ def evaluate(
                     # Copies: the batch's memory may be a worker's, and is large.
                     image, label = batch["image"][row].copy(), batch["label"][row].copy()
                     kept[index] = Kept(image, label, predictions[row].copy())
+        matrix = counts.matrix()
     return _over_processes(Evaluated(matrix, kept), observers)
 
 
