@@ -31,7 +31,11 @@ COMMITTED = ("commit_success.txt", "_CHECKPOINT_METADATA")
 # What a score depends on beside the weights. Scores that differ in one of these are not compared.
 MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
 _WINDOWS = ("window", "window_stride")  # of `config.evaluation`, as what follows
-MEASURED_BY_OF = {"slide": _WINDOWS, "multiscale": (*_WINDOWS, "scales", "flip")}
+MEASURED_BY_OF = {
+    "slide": _WINDOWS,
+    "multiscale": (*_WINDOWS, "scales", "flip"),
+    "center_crop": ("window",),
+}
 
 CHECKSUMS = "checksums"
 _ABOUT = {"config", "classes", "data", "provenance", CHECKSUMS}

@@ -70,7 +70,7 @@ def evaluate(
     batches = pipeline.eval_batches(
         split, batch_size, hosts.index(), hosts.count(), may_lack_labels=may_lack_labels
     )
-    with memory_said_in_one_line(batch_size):
+    with memory_said_in_one_line(batch_size, protocol):
         read: collections.deque[Batch] = collections.deque()
 
         def images() -> Iterator[np.ndarray]:
@@ -79,7 +79,9 @@ def evaluate(
                 rows = slice(None) if protocol.fills_up else batch["mask"]
                 if not batch["mask"].any() and not protocol.fills_up:
                     continue
-                read.append({key: value[rows] for key, value in batch.items()})
+                batch = {key: value[rows] for key, value in batch.items()}
+                batch["image"], batch["label"] = protocol.measured(batch["image"], batch["label"])
+                read.append(batch)
                 yield read[-1]["image"]
 
         for predictions in protocol.each(images(), variables):
@@ -97,7 +99,7 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def memory_said_in_one_line(batch_size: int) -> Iterator[None]:
+def memory_said_in_one_line(batch_size: int, protocol: protocols.Protocol) -> Iterator[None]:
     """Memory that does not suffice to evaluate becomes an OutOfMemory, which names what to lower."""
     try:
         yield
@@ -106,8 +108,8 @@ def memory_said_in_one_line(batch_size: int) -> Iterator[None]:
             raise
         lower = (
             f"the batch size, now {batch_size} (--batch_size, config.evaluation.batch_size)"
-            if batch_size > 1
-            else "the size of the images (--base_size, config.evaluation.base_size)"
+            if batch_size > 1 and protocol.fills_up
+            else protocol.lower
         )
         raise OutOfMemory(f"the memory does not suffice for the evaluation: lower {lower}") from error
 
