@@ -131,6 +131,7 @@ LOCAL_ONLY = {
     "paths": "its own",
     "analysis.plan": "the worker's temporary folder",
     "checkpoint": "the local ones",
+    "data.archives": "downloads, which lie where they are prepared from: on this machine",
     "data.images": "the local ones",
     "data.finder": "the local ones",
     "data.prepare": "the local ones, and the temporary folder of what is uploaded",

@@ -39,6 +39,7 @@ from dpanet_jax.data.location import (
     resolve_data_dir,
     split_name,
 )
+from dpanet_jax.data.published import Published
 from dpanet_jax.errors import DPANetError, UsageError
 from dpanet_jax.leases import Held, Lease
 from dpanet_jax.paths import AnyPath, PathLike, Remote
@@ -136,9 +137,7 @@ def prepare(
     if kind.draw is not None:
         kind.draw(files, kind.options and kind.options(**chosen), quiet)
     if not files.is_dir():
-        there = "a file; unpack it, and name the folder" if files.is_file() else "no such folder; --source"
-        there += " with --source" if files.is_file() else " names the folder with the files"
-        raise DataError(files, [there])
+        raise DataError(files, [_no_folder(files, kind)])
     takes_options = kind.options is not None and kind.draw is None
     listing = kind.list_source(files, *([kind.options(**chosen)] if takes_options and kind.options else []))
     contents, problems = check_source(listing, quiet=quiet)
@@ -168,6 +167,14 @@ def prepare(
     prepared = _summary(dataset, target, already=False)
     _show(prepared, quiet)
     return prepared
+
+
+def _no_folder(source: Path, kind: DataSet) -> str:
+    if not source.is_file():
+        return "no such folder; --source names the folder with the files"
+    if kind.options is not None and issubclass(kind.options, Published):
+        return f"a file; name the folder that it is in, with --source={source.parent}"
+    return "a file; unpack it, and name the folder with --source"
 
 
 def _show(prepared: Prepared, quiet: bool) -> None:

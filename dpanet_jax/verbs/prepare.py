@@ -11,7 +11,7 @@ WORDS = "write a data set to the disk once, checked: --dataset=NAME [--source=DI
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     """Defines the flags."""
-    string_flag(values, "dataset", "streets, camvid, cityscapes, folder or folder/NAME")
+    string_flag(values, "dataset", "streets, camvid, cityscapes, voc, folder or folder/NAME")
     string_flag(values, "source", "where the files are; streets draws its own")
     string_flag(values, "data_dir", DATA_DIR)
     flags.DEFINE_list("imports", [], "modules that register data sets of your own", flag_values=values)

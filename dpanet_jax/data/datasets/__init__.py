@@ -7,7 +7,7 @@ Another package adds its own with `register`, before the name is used:
 
 import re
 
-from dpanet_jax.data.datasets import camvid, cityscapes, folder, streets
+from dpanet_jax.data.datasets import camvid, cityscapes, folder, streets, voc
 from dpanet_jax.data.listing import DataSet
 
 __all__ = ["DATASETS", "DataSet", "register"]
@@ -16,6 +16,7 @@ DATASETS: dict[str, DataSet] = {
     "streets": streets.DATASET,
     "camvid": camvid.DATASET,
     "cityscapes": cityscapes.DATASET,
+    "voc": voc.DATASET,
     "folder": folder.DATASET,
 }
 
