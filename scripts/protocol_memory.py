@@ -58,7 +58,7 @@ def main() -> None:
     protocol = protocols.make(arguments.protocol, model, options=options)
     variables = protocol.put(models.init_variables(model, jax.random.key(0), (64, 64)))
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (1, arguments.height, arguments.width, 3)).astype(np.uint8)
+    image = rng.integers(0, 256, (1, arguments.height, arguments.width, 3), np.uint8)
     before, start = peak_bytes(), time.perf_counter()
     done = "cut"
     signal.signal(signal.SIGALRM, _stop)

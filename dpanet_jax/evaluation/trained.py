@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpanet_jax import checkpoint, models
+from dpanet_jax import checkpoint, compilation_cache, models
 from dpanet_jax import config as config_lib
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.errors import UsageError
@@ -101,6 +101,7 @@ def load_trained(
     window_batch: int | None = None,
 ) -> TrainedModel:
     """See `dpanet_jax.load`. Raises CheckpointError, with those that are whole, where it is damaged."""
+    compilation_cache.enable()
     for attempt in range(_ATTEMPTS):
         folder = checkpoint.find(workdir_or_checkpoint, which)
         try:

@@ -12,8 +12,8 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from dpanet_jax import compilation_cache, hosts
 from dpanet_jax import config as config_lib
-from dpanet_jax import hosts
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.evaluation import protocols, report
 from dpanet_jax.evaluation.evaluate import Evaluated, evaluate, memory_said_in_one_line
@@ -38,6 +38,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     suffice, or another run holds the workdir, Interrupted after a signal, CheckpointError where no checkpoint
     of the workdir is whole, and HostError where hosts differ, or one of them fails.
     """
+    compilation_cache.enable()
     with hosts.agreed():
         require_valid(config)
         config = config_lib.resolved(config)

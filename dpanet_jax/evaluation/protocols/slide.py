@@ -147,7 +147,7 @@ class Slide:
         self, size: Size, tile: Rect, parts: list[_Part], first: np.ndarray, results: Iterator[np.ndarray]
     ) -> np.ndarray:
         """The mean over the scales, from the windows' results in their order; `first` has been taken."""
-        total = np.zeros((*tile.shape, self._classes), np.float32)
+        total: np.ndarray | None = None
         result: np.ndarray | None = first
         for part in parts:
             found = np.zeros((*part.rect.shape, self._classes), np.float32)
@@ -159,10 +159,15 @@ class Slide:
                 found[common.within(part.rect)] += values[common.within(place)]
                 counts[common.within(part.rect)] += 1
             found /= counts[..., None]
-            if part.size == size:
+            if part.size == size and total is None:
+                total = found  # And no second array, where there is one scale.
+            elif part.size == size:
                 total += found
             else:
+                total = np.zeros((*tile.shape, self._classes), np.float32) if total is None else total
                 self._add_resized(total, found, part, size, tile)
+            del found
+        assert total is not None
         total /= len(parts)
         return total
 
