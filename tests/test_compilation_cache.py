@@ -9,7 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
+import dpanet_jax
 from dpanet_jax import compilation_cache, paths
+from dpanet_jax.errors import DPANetError
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,6 +124,20 @@ def test_what_the_user_has_set_stays(unset: Path, monkeypatch: pytest.MonkeyPatc
     compilation_cache.enable()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine" / unset.name)
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 7 and not unset.exists()
+
+
+@pytest.mark.parametrize("way", ["load", "train"])
+def test_load_and_train_switch_it_on(way: str, unset: Path, tmp_path: Path) -> None:
+    """Before anything is compiled: here they find nothing to work on."""
+    from dpanet_jax.config import default_config
+    from dpanet_jax.training import loop
+
+    with pytest.raises(DPANetError):
+        if way == "load":
+            dpanet_jax.load(tmp_path / "nothing")
+        else:
+            loop.train(default_config(), tmp_path / "run")
+    assert jax.config.jax_compilation_cache_dir == str(unset)
 
 
 def test_another_processor_or_jax_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
