@@ -148,3 +148,83 @@ def pack_voc(root, target):
                 zipped.writestr(f"__MACOSX/SegmentationClassAug/._{path.name}", "of a Mac")
         (target / "train_aug.txt").write_bytes((root / "train_aug.txt").read_bytes())
     return target
+
+
+# ADE20K's archives, and the folder in each.
+ADE20K_ARCHIVES = {"ADEChallengeData2016": "ADEChallengeData2016", "release_test": "release_test"}
+ADE20K_FOLDERS = {"train": "training", "val": "validation"}
+
+
+def write_ade20k(root, counts=(3, 2, 2)):
+    """Unpacked, so many images of train, val and test; returns {name: raw ids (32, 48)}, 0 to 150."""
+    rng = np.random.default_rng(0)
+    ids = {}
+    data = root / "ADEChallengeData2016"
+    for split, count in zip(("train", "val", "test"), counts, strict=True):
+        for i in range(1, count + 1):
+            name = f"ADE_{split}_{i:08}"
+            folder = (
+                data / "images" / ADE20K_FOLDERS[split] if split != "test" else root / "release_test/testing"
+            )
+            _picture(folder / f"{name}.jpg", rng)
+            if split != "test":
+                ids[name] = rng.integers(0, 151, (32, 48)).astype(np.uint8)
+                path = data / "annotations" / ADE20K_FOLDERS[split] / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(ids[name]).save(path)
+    (data / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tName\n")
+    return ids
+
+
+def pack_ade20k(root, target):
+    """The archives as they are published, of what `write_ade20k` wrote to `root`."""
+    target.mkdir()
+    for archive, folder in ADE20K_ARCHIVES.items():
+        pack(target / f"{archive}.zip", root, (root / folder).rglob("*"))
+    return target
+
+
+def write_coco_stuff(root, counts=(3, 2), palette=False):
+    """Unpacked to `images/` and `annotations/`; returns {name: raw ids (32, 48)}, 0 to 181 and 255."""
+    rng = np.random.default_rng(0)
+    never = np.array([12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91]) - 1
+    there = np.setdiff1d(np.append(np.arange(182), 255), never).astype(np.uint8)
+    ids = {}
+    for first, (split, count) in enumerate(zip(("train2017", "val2017"), counts, strict=True)):
+        for i in range(count):
+            name = f"{1000 * first + 9 * i + 9:012}"
+            _picture(root / "images" / split / f"{name}.jpg", rng)
+            ids[name] = rng.choice(there, (32, 48))
+            if palette and not i:
+                ids[name][:] = 128  # Its grey is the colour of another class.
+            label = Image.fromarray(ids[name])
+            if palette:
+                # The greys of an indexed image.
+                label = Image.frombytes("P", label.size, ids[name].tobytes())
+                label.putpalette(np.arange(256, dtype=np.uint8).repeat(3).tobytes())
+            path = root / "annotations" / split / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            label.save(path)
+    return ids
+
+
+def pack_coco_stuff(root, target):
+    """The archives as they are published, of what `write_coco_stuff` wrote to `root`."""
+    target.mkdir()
+    for split in ("train2017", "val2017"):
+        pack(target / f"{split}.zip", root / "images", (root / "images" / split).rglob("*"))
+    maps = root / "annotations"
+    pack(target / "stuffthingmaps_trainval2017.zip", maps, maps.rglob("*"))
+    return target
+
+
+def pack(archive, root, paths):
+    """A ZIP archive of `paths`, with their names below `root`."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(paths):
+            packed.write(path, path.relative_to(root))
+
+
+def _picture(path, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (32, 48, 3)).astype(np.uint8)).save(path)

@@ -139,6 +139,7 @@ LOCAL_ONLY = {
     "data.finder": "the local ones",
     "data.prepare": "the local ones, and the temporary folder of what is uploaded",
     "data.staging": "the copies",
+    "evaluation.submission": "what `paths.replacing` made",
     "evaluation.video": "inputs by their own `open`; outputs that `paths.replacing` made",
     "interop.kinds": "weights that `files.resolve` has fetched",
     "interop.pickles": "weights that `files.resolve` has fetched",

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 import pytest
-from published_sources import CHANGED, write_cityscapes, write_voc
+from published_sources import CHANGED, write_ade20k, write_cityscapes, write_coco_stuff, write_voc
 
 from dpanet_jax.__main__ import main
 from dpanet_jax.config import check_config, flatten
@@ -22,6 +22,8 @@ CONFIGS = {
     "cityscapes_resnet50": lambda root: write_cityscapes(root, counts=(8, 2, 0)),
     "cityscapes_resnet101": lambda root: write_cityscapes(root, counts=(8, 2, 0)),
     "voc_resnest101": lambda root: write_voc(root, counts=(8, 2), more=8),
+    "ade20k_resnet50": lambda root: write_ade20k(root, counts=(16, 2, 0)),
+    "coco_stuff_resnet101": lambda root: write_coco_stuff(root, counts=(16, 2)),
 }
 
 
@@ -45,6 +47,8 @@ def test_trains(tmp_path, data_dir, name):
     prepare = [f"--dataset={config.data.dataset}", f"--source={tmp_path / 'source'}", "--partial"]
     assert main(["prepare", *prepare, f"--data_dir={data_dir}"]) == 0
     changed = CHANGED | {"data.data_dir": str(data_dir)}
+    if config.evaluation.base_size:
+        changed["evaluation.base_size"] = 64
     where = [f"--config={ROOT / f'configs/{name}.py'}", f"--workdir={tmp_path / 'run'}"]
     flags = [f"--config.{key}={value}" for key, value in changed.items()]
     assert main(["train", *where, *flags]) == 0

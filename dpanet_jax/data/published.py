@@ -28,12 +28,14 @@ class Download:
 
     The files' names begin below the first of `folders` in the archive too: it is the archive's own folder.
     holds: a file that tells an unpacked archive from another one with the same folder.
+    inside: the archive's own folder, where it is not the first of `folders`; "": it has none.
     """
 
     archive: str
     page: str
     folders: tuple[str, ...]
     holds: str = ""
+    inside: str | None = None
 
     @property
     def words(self) -> str:
@@ -56,7 +58,8 @@ class Download:
         """As `files`, of the archive alone."""
         if not (source / self.archive).is_file():
             return None
-        head = self.folders[0] + "/"
+        own = self.folders[0] if self.inside is None else self.inside
+        head = own and own + "/"
         found = files_of_archive(source / self.archive)
         return {name.removeprefix(head): file for name, file in found.items() if name.startswith(head)}
 

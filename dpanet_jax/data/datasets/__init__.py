@@ -7,7 +7,7 @@ Another package adds its own with `register`, before the name is used:
 
 import re
 
-from dpanet_jax.data.datasets import camvid, cityscapes, folder, streets, voc
+from dpanet_jax.data.datasets import ade20k, camvid, cityscapes, coco_stuff, folder, streets, voc
 from dpanet_jax.data.listing import DataSet
 
 __all__ = ["DATASETS", "DataSet", "register"]
@@ -17,6 +17,8 @@ DATASETS: dict[str, DataSet] = {
     "camvid": camvid.DATASET,
     "cityscapes": cityscapes.DATASET,
     "voc": voc.DATASET,
+    "ade20k": ade20k.DATASET,
+    "coco_stuff": coco_stuff.DATASET,
     "folder": folder.DATASET,
 }
 
