@@ -1,6 +1,7 @@
 """Every protocol with one run: its own validation, `evaluate`, `predict` and `load`, which agree."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,3 +125,25 @@ def test_memory_that_does_not_suffice_names_the_windows(
             assert main([*argv, *more]) == 1
             (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("dpanet_jax: ")]
             assert "the memory does not suffice" in line and advice in line
+
+
+def test_a_run_says_before_it_begins_that_whole_compiles_for_many_sizes(
+    workdir: Path,
+    make_config: Callable[[], ConfigDict],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The validation split has one size, which is taken for many here. By windows nothing is said."""
+    from dpanet_jax.evaluation import protocols
+
+    monkeypatch.setattr(protocols, "MANY_SIZES", 1)
+    shutil.copytree(workdir, tmp_path / "run")
+    for protocol in ("whole", "slide"):
+        config = make_config()
+        config.training.steps = 2
+        config.evaluation.protocol = protocol
+        loop.train(config, tmp_path / "run")
+        said = capsys.readouterr().out
+        words = "protocol whole: the network is compiled for 1 size of images; slide (--protocol, config.eval"
+        assert (words in said) == (protocol == "whole")
