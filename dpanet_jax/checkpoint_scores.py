@@ -17,7 +17,11 @@ METRIC = "mean_iou"
 # What a score depends on beside the weights. Scores that differ in one of these are not compared.
 MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
 _WINDOWS = ("window", "window_stride")  # of `config.evaluation`, as what follows
-MEASURED_BY_OF = {"slide": _WINDOWS, "multiscale": (*_WINDOWS, "scales", "flip")}
+MEASURED_BY_OF = {
+    "slide": _WINDOWS,
+    "multiscale": (*_WINDOWS, "scales", "flip"),
+    "center_crop": ("window",),
+}
 
 
 @dataclasses.dataclass(frozen=True)

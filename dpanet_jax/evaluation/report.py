@@ -115,11 +115,23 @@ def number(value: float) -> float | None:
 
 
 def report_stem(model: TrainedModel, workdir: AnyPath, split_name: str) -> AnyPath:
-    """WORKDIR/evaluation/SPLIT_PROTOCOL; at another base_size than the run's, …_SIZE. See `write_files`."""
+    """WORKDIR/evaluation/SPLIT_PROTOCOL; at another base_size or window than the run's, …_SIZE.
+
+    See `write_files`.
+    """
     name = f"{split_name.replace('+', '_')}_{model.protocol.name}"
     if model.base_size != model.config.evaluation.base_size:
         name += f"_{model.base_size}"
+    window = _window(model)
+    own = tuple(model.config.evaluation.window)
+    if window not in (None, own if any(own) else tuple(model.config.data.crop_size)):
+        name += f"_{window[0]}x{window[1]}"
     return workdir / "evaluation" / name
+
+
+def _window(model: TrainedModel) -> Any:
+    """(height, width) of the protocol's windows; None where it has none."""
+    return getattr(model.protocol, "window", None)
 
 
 def write_report(
@@ -140,6 +152,7 @@ def write_report(
         "split": split_name,
         "protocol": model.protocol.name,
         "base_size": model.base_size,
+        **({"window": list(_window(model))} if _window(model) else {}),
         "checkpoint": str(model.folder),
         "step": model.step,
         "provenance": provenance(),

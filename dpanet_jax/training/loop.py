@@ -12,10 +12,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from dpanet_jax import compilation_cache, hosts
 from dpanet_jax import config as config_lib
-from dpanet_jax import hosts
 from dpanet_jax.checkpoint import Checkpoints
-from dpanet_jax.evaluation import report
+from dpanet_jax.evaluation import protocols, report
 from dpanet_jax.evaluation.evaluate import Evaluated, evaluate, memory_said_in_one_line
 from dpanet_jax.models.precision import computing_in
 from dpanet_jax.progress import is_main_process, message, progress_bar
@@ -39,6 +39,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     suffice, or another run holds the workdir, Interrupted after a signal, CheckpointError where no checkpoint
     of the workdir is whole, and HostError where hosts differ, or one of them fails.
     """
+    compilation_cache.enable()
     with hosts.agreed():
         require_valid(config)
         config = config_lib.resolved(config)
@@ -101,6 +102,9 @@ class _Run:
     def to_the_end(self, evaluated: bool) -> dict[str, Any]:
         """Returns the last evaluation. `evaluated`: whether the step to begin from needs none any more."""
         parts = self.parts
+        sizes = len(set(parts.val_split.sizes))
+        if sizes >= protocols.MANY_SIZES and (line := protocols.compilations(parts.protocol, sizes)):
+            message(line)
         if self.step == 0 and self.folder.writes:
             pictures.draw_first_batch(parts.batches, parts.classes, self.log)
         with (
@@ -180,7 +184,7 @@ class _Run:
         batch_size, watched = parts.options.evaluation.batch_size, interruption.until_noted
         variables = jax.tree.map(np.asarray, parts.layout.take_state(self.state).variables)
         try:
-            with memory_said_in_one_line(batch_size):
+            with memory_said_in_one_line(batch_size, parts.protocol):
                 variables = parts.protocol.put(variables)
             return evaluate(
                 parts.protocol, variables, parts.val_split, batch_size, keep=keep, progress=watched

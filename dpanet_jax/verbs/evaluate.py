@@ -8,7 +8,7 @@ from absl import flags
 from dpanet_jax import hosts, paths
 from dpanet_jax.command_line import host_flags, join_hosts, require_flags, string_flag
 from dpanet_jax.errors import UsageError
-from dpanet_jax.verbs.shared import DATA_DIR, model_flags, protocol_flags, trained, with_progress
+from dpanet_jax.verbs.shared import DATA_DIR, model_flags, protocol_flags, trained_for, with_progress
 
 if TYPE_CHECKING:
     from dpanet_jax.data.split import Split
@@ -91,10 +91,12 @@ def run(values: flags.FlagValues) -> None:
     require_flags(values, "workdir")
     join_hosts(values, values.distributed)
     from dpanet_jax.data.split import open_split
+    from dpanet_jax.evaluation import protocols
     from dpanet_jax.evaluation.evaluate import evaluate as evaluate_split
+    from dpanet_jax.progress import message
 
     with hosts.agreed():
-        model = trained(values, values.base_size, values.protocol)
+        model = trained_for(values)
         config = model.config
         name = values.split or config.data.val_split
         if hosts.index() == 0:
@@ -105,12 +107,14 @@ def run(values: flags.FlagValues) -> None:
     batch_size = values.batch_size or config.evaluation.batch_size
     asked = {
         "the checkpoint": model.folder.name,
-        "the protocol": (model.protocol.name, model.base_size),
+        "the protocol": (model.protocol.name, model.base_size, getattr(model.protocol, "window", None)),
         "the batch size": batch_size,
         f"the checksum of {config.data.dataset} {name}": split.fingerprint[:16],
         **{f"--{flag}": bool(values[flag].value) for flag in ("per_image", "instances", "submission")},
     }
     hosts.require_equal(hosts.code() | asked, "start all hosts with the same command, code and data")
+    if line := protocols.compilations(model.protocol, len(set(split.sizes))):
+        message(line)
     with hosts.lost_in_one_line():
         evaluated = evaluate_split(
             model.protocol,

@@ -38,6 +38,9 @@ class Red:
     def __init__(self, num_classes):
         self.num_classes = num_classes
 
+    def measured(self, images, labels):
+        return images, labels
+
     def each(self, batches, variables):
         for images in batches:
             yield images[..., 0] % self.num_classes
@@ -72,7 +75,7 @@ def site(tmp_path, monkeypatch, write_cityscapes):
             Image.fromarray(np.stack([red, red, red], axis=-1)).save(path)
     prepare("cityscapes", tmp_path / "data", tmp_path, quiet=True, partial=True)
     model = stand_in(tmp_path, "cityscapes", CITYSCAPES)
-    monkeypatch.setattr(verb, "trained", lambda *arguments: model)
+    monkeypatch.setattr(verb, "trained_for", lambda *arguments: model)
     return SimpleNamespace(root=tmp_path, files=files, command=["evaluate", f"--workdir={tmp_path / 'run'}"])
 
 
@@ -200,7 +203,7 @@ def test_the_test_images_of_voc(tmp_path, monkeypatch):
     write_voc(tmp_path / "source", test=3)
     prepare("voc", tmp_path / "data", tmp_path / "source", quiet=True, partial=True)
     model = stand_in(tmp_path, "voc", VOC)
-    monkeypatch.setattr(verb, "trained", lambda *arguments: model)
+    monkeypatch.setattr(verb, "trained_for", lambda *arguments: model)
     archive = tmp_path / "results.tgz"
     command = ["evaluate", f"--workdir={tmp_path / 'run'}", "--split=test", f"--submission={archive}"]
     assert main(command) == 0
