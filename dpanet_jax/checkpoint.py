@@ -101,6 +101,7 @@ class Checkpoints:
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._writes, self._tell = writes, tell
         self._writing: int | None = None  # the step whose checkpoint is under way
+        self._has_failed = False
         if writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_unfinished(self.folder)
@@ -196,6 +197,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.close()
+            # A thread that Orbax writes its metadata from may have added a file after the failure.
+            if self._writes and self._has_failed:
+                _remove_unfinished(self.folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -216,7 +220,7 @@ class Checkpoints:
             # A store's driver has errors of its own kinds.
             if isinstance(self.folder, Path) and not isinstance(error, OSError | ValueError | RuntimeError):
                 raise
-            step, self._writing = self._writing, None
+            step, self._writing, self._has_failed = self._writing, None, True
             if self._writes:
                 _remove_unfinished(self.folder)
             latest = self.latest

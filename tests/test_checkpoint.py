@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -135,8 +136,15 @@ def test_a_save_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path) -> None:
         assert manager.latest == 2
 
 
-def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full when the arrays may have been written already: an error of one line, and no rest."""
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_save_that_fails_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removable: bool
+) -> None:
+    """The disk is full when the arrays may have been written already: an error of one line, and no rest.
+
+    Also where a thread that still writes keeps the folder from being removed at first.
+    """
+    remove = shutil.rmtree
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -146,10 +154,12 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pyt
         manager.wait()
         monkeypatch.setattr(ocp.JsonCheckpointHandler, "finalize", full)
         words = r"the checkpoint of step 2 could not be written \(.*No space left.*that of step 1 is intact"
+        monkeypatch.setattr(shutil, "rmtree", remove if removable else lambda *_, **__: None)
         with pytest.raises(CheckpointError, match=words) as error:
             manager.save(state(2), ABOUT)
             manager.wait()
         assert "\n" not in str(error.value)
+        monkeypatch.setattr(shutil, "rmtree", remove)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert checkpoint.find(tmp_path).name == "1"
 
