@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from runs import Stopped, die_in
 
 import dpanet_jax
 from dpanet_jax import checkpoint, models
@@ -163,18 +164,8 @@ def test_a_run_evaluates_and_saves_the_average_and_goes_on(
     differ = jax.tree.map(lambda a, b: bool((a != b).any()), model.variables, trained)
     assert all(jax.tree.leaves(differ))
 
-    class Stopped(BaseException):
-        pass
-
-    is_logged = build.Parts.is_logged
-
-    def stopping(self: Any, step: int) -> bool:
-        if step == 3:
-            raise Stopped
-        return is_logged(self, step)
-
     with monkeypatch.context() as patch:
-        patch.setattr(build.Parts, "is_logged", stopping)
+        die_in(3, patch)
         with pytest.raises(Stopped):
             loop.train(make(), run)
     loop.train(make(), run)

@@ -1,6 +1,5 @@
 """Runs in float64, and runs that go on with another number of devices."""
 
-import json
 import math
 import os
 import subprocess
@@ -8,26 +7,17 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from runs import lines, steps_of
 
 import dpanet_jax
-from dpanet_jax import checkpoint
 from dpanet_jax.training import loop
 
 MakeConfig = Callable[[], ConfigDict]
-
-
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def steps_of(workdir: Path) -> list[int]:
-    return checkpoint.steps_of(workdir / "checkpoints")
 
 
 def test_float64_computes_in_float64(make_config: MakeConfig, tmp_path: Path) -> None:

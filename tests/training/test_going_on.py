@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from runs import Stopped, die_in, lines, log_of, same_weights, steps_of
 from safetensors.numpy import save_file
 
 import dpanet_jax
@@ -25,24 +26,6 @@ from dpanet_jax.training.errors import Interrupted, TrainingError
 from dpanet_jax.training.log import RunLog
 
 MakeConfig = Callable[[], ConfigDict]
-
-
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def log_of(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of the log in their order, without the speed."""
-    return [{k: v for k, v in line.items() if "images_per" not in k} for line in lines(workdir)]
-
-
-def steps_of(workdir: Path) -> list[int]:
-    return checkpoint.steps_of(workdir / "checkpoints")
-
-
-def same_weights(ours: Path, theirs: Path, which: str = "latest") -> None:
-    first, second = (dpanet_jax.load(path, which).variables for path in (ours, theirs))
-    jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +42,10 @@ def three(whole: Path, make_config: MakeConfig, tmp_path: Path) -> Path:
     at_three = whole.parent / "three"
     if not at_three.exists():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(build.Parts, "is_logged", stopping_at_three(build.Parts.is_logged))
+            die_in(4, patch)
             with pytest.raises(Stopped):
                 loop.train(make_config(), at_three)
     return Path(shutil.copytree(at_three, tmp_path / "run"))
-
-
-def stopping_at_three(is_logged: Callable[[Any, int], bool]) -> Callable[[Any, int], bool]:
-    def asked(self: Any, step: int) -> bool:
-        if step == 4:
-            raise Stopped
-        return is_logged(self, step)
-
-    return asked
-
-
-class Stopped(BaseException):
-    """What a process dies of."""
 
 
 def at_call(number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -331,34 +301,6 @@ def test_without_a_checkpoint_the_advice_works(
     assert [line["step"] for line in lines(tmp_path) if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
     assert json.loads((tmp_path / "config.json").read_text())["optimizer"]["lr"] == 0.01
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
-
-
-def test_adamw_goes_on_as_if_it_had_not_stopped(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def adamw() -> ConfigDict:
-        config = make_config()
-        config.optimizer.update({"name": "adamw", "schedule": "cosine", "warmup_steps": 2, "beta2": 0.99})
-        return config
-
-    loop.train(adamw(), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(build.Parts, "is_logged", stopping_at_three(build.Parts.is_logged))
-        with pytest.raises(Stopped):
-            loop.train(adamw(), tmp_path / "stopped")
-    changed = adamw()
-    changed.optimizer.beta2 = 0.999
-    with pytest.raises(ConfigError, match="optimizer.beta2: 0.99, now 0.999"):
-        loop.train(changed, tmp_path / "stopped")
-    loop.train(adamw(), tmp_path / "stopped")
-    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
-    like, moments = build.build(adamw()).initial_state, []
-    for name in ("whole", "stopped"):
-        with Checkpoints(tmp_path / name) as checkpoints:
-            moments.append(checkpoints.restore(like).opt_state)
-    assert len(jax.tree.leaves(moments[0])) > 2 * len(jax.tree.leaves(like.params))
-    jax.tree.map(np.testing.assert_array_equal, *moments)
-    same_weights(tmp_path / "stopped", tmp_path / "whole")
 
 
 # ---- With damage

@@ -1,12 +1,12 @@
 """The log's window: what it averages, when it reads, and what stops a run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import lines
 
 from dpanet_jax.training.errors import NotFinite
 from dpanet_jax.training.log import RunLog, Window
@@ -23,10 +23,6 @@ class Bar:
 
     def set_postfix_str(self, text: str, refresh: bool) -> None:
         self.text = text
-
-
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def figures(loss: float, grad_norm: float = 1.0, lr: float = 0.1) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from runs import lines
 
 import dpanet_jax
 from dpanet_jax import checkpoint, version
@@ -26,10 +27,6 @@ from dpanet_jax.training.errors import Interrupted, TrainingError
 from dpanet_jax.training.log import RunLog
 
 MakeConfig = Callable[[], ConfigDict]
-
-
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def figures_of(workdir: Path) -> dict[tuple[int, str], dict[str, float]]:

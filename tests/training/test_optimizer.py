@@ -1,6 +1,8 @@
 """Optimizers and schedules against arithmetic written out in NumPy; three of them against torch too."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,11 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
+from runs import Stopped, die_in, log_of, same_weights
 
 from dpanet_jax import models
+from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.config import ConfigError
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.options import OptionError
+from dpanet_jax.training import build, loop
 from dpanet_jax.training.optimizer import (
     cosine_schedule,
     make_optimizer,
@@ -302,3 +308,31 @@ def test_sgd_keeps_the_structure_of_its_checkpoints() -> None:
 def test_what_the_optimizer_has_not_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         Optimizer(**options)
+
+
+def test_adamw_goes_on_as_if_it_had_not_stopped(
+    make_config: Callable[[], ConfigDict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def adamw() -> ConfigDict:
+        config = make_config()
+        config.optimizer.update({"name": "adamw", "schedule": "cosine", "warmup_steps": 2, "beta2": 0.99})
+        return config
+
+    loop.train(adamw(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        die_in(4, patch)
+        with pytest.raises(Stopped):
+            loop.train(adamw(), tmp_path / "stopped")
+    changed = adamw()
+    changed.optimizer.beta2 = 0.999
+    with pytest.raises(ConfigError, match="optimizer.beta2: 0.99, now 0.999"):
+        loop.train(changed, tmp_path / "stopped")
+    loop.train(adamw(), tmp_path / "stopped")
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    like, moments = build.build(adamw()).initial_state, []
+    for name in ("whole", "stopped"):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            moments.append(checkpoints.restore(like).opt_state)
+    assert len(jax.tree.leaves(moments[0])) > 2 * len(jax.tree.leaves(like.params))
+    jax.tree.map(np.testing.assert_array_equal, *moments)
+    same_weights(tmp_path / "stopped", tmp_path / "whole")

@@ -1,6 +1,5 @@
 """What is never saved as good, which checkpoint is the best, and one run at a time."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 import pytest
 from ml_collections import ConfigDict
+from runs import lines, steps_of
 
 import dpanet_jax
 from dpanet_jax import checkpoint
@@ -17,14 +17,6 @@ from dpanet_jax.training import build, loop
 from dpanet_jax.training.errors import TrainingError, WorkdirInUse
 
 MakeConfig = Callable[[], ConfigDict]
-
-
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def steps_of(workdir: Path) -> list[int]:
-    return checkpoint.steps_of(workdir / "checkpoints")
 
 
 @pytest.mark.parametrize("where", ["params", "batch_stats", "opt_state"])

@@ -118,7 +118,7 @@ class Slide:
         for size, rect, values in self._tiles(images, variables):
             if not rect.top and not rect.left:
                 ids = np.empty(size, np.uint8)
-            for row in range(*rect.shape[:1]):  # A row at a time: argmax makes int64.
+            for row in range(rect.shape[0]):  # A row at a time: argmax makes int64.
                 ids[rect.top + row, rect.left : rect.right] = values[row].argmax(axis=-1)
             if (rect.bottom, rect.right) == size:
                 yield ids

@@ -80,7 +80,7 @@ def pixels_of(image: np.ndarray, size: Size, rect: Rect) -> np.ndarray:
     Bilinear, antialiased where it shrinks. Only the part is computed, from what it shows of the image.
     """
     if size == image.shape[:2]:
-        return image[rect.within(Rect(0, *size[:1], 0, size[1]))].astype(np.float32)
+        return image[rect.within(Rect(0, size[0], 0, size[1]))].astype(np.float32)
     ratio = image.shape[0] / size[0], image.shape[1] / size[1]
     ends = []
     for first, last, scale, length in (
