@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dpanet_jax.models import winograd
+from dpanet_jax.models.products import product
 from dpanet_jax.options import Option, OptionError, check_fields, choose, declared
 
 Initializer = Callable[..., jax.Array]
@@ -107,7 +108,7 @@ class Conv(nn.Module):
         )
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if is_product:
-            y = jnp.matmul(x[:, :: self.stride, :: self.stride], kernel)
+            y = product(x[:, :: self.stride, :: self.stride], kernel)
         else:
             y = self._convolve(x, kernel, size)
         return y if bias is None else y + bias

@@ -169,7 +169,8 @@ def _gradients_by_tiles(
         dx = jnp.pad(dx, [(0, 0), (0, 1)] + [(0, 0)] * (dx.ndim - 2))
         dx = dx.at[:, tiles.rows :: tiles.rows].add(jnp.moveaxis(bands[:, :, -1], 0, 1))
     dkernel = _KERNEL_2D.T @ of_product.reshape(16, -1)
-    return tiles.image(dx, dilation), dkernel.reshape(kernel.shape)
+    # Else XLA adds up the overlaps anew wherever the gradient is read.
+    return jax.lax.optimization_barrier((tiles.image(dx, dilation), dkernel.reshape(kernel.shape)))
 
 
 def _tiles(length: int, dilation: int) -> int:
