@@ -1,10 +1,10 @@
 """3×3 convolutions on a CPU by Winograd's F(2×2, 3×3): 16 multiplications where the sum has 36.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), equations 7 to 12:
-every 2×2 outputs Y come from a 4×4 tile d of the input and the kernel g as Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A, and the
-sum over the channels makes of ⊙ one matrix product for each of the tile's 16 elements. A convolution of dilation
-δ is δ·δ convolutions of interleaved images. Axes: B batch, H and W, T and S rows and columns of tiles, C channels
-of the input, O of the output, N = B·T·δ·S·δ tiles.
+2×2 outputs Y come from a 4×4 tile d of the input and the kernel g as Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A. The sum
+over the channels makes of ⊙ a matrix product for each of a tile's 16 elements. A convolution of dilation δ
+is δ·δ convolutions of interleaved images. Axes: B batch, H and W of the image, T and S rows and columns of
+tiles, C channels of the input, O of the output, N = B·T·δ·S·δ tiles.
 """
 
 from collections.abc import Sequence
@@ -168,7 +168,7 @@ def _gradients_by_tiles(
         dx = jnp.moveaxis(bands[:, :, :-1], 0, 1).reshape(shape)
         dx = jnp.pad(dx, [(0, 0), (0, 1)] + [(0, 0)] * (dx.ndim - 2))
         dx = dx.at[:, tiles.rows :: tiles.rows].add(jnp.moveaxis(bands[:, :, -1], 0, 1))
-    dkernel = _KERNEL_2D.T @ of_product.reshape(16, -1)
+    dkernel = jnp.matmul(_KERNEL_2D.T, of_product.reshape(16, -1))
     # Else XLA adds up the overlaps anew wherever the gradient is read.
     return jax.lax.optimization_barrier((tiles.image(dx, dilation), dkernel.reshape(kernel.shape)))
 
@@ -179,7 +179,7 @@ def _tiles(length: int, dilation: int) -> int:
 
 def _transformed_kernel(kernel: jax.Array) -> jax.Array:
     """G g Gᵀ: (16, C, O). As one product it is a single pass over memory."""
-    return (_KERNEL_2D @ kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
+    return jnp.matmul(_KERNEL_2D, kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
 
 
 def _transformed_inputs(halves: jax.Array) -> jax.Array:
