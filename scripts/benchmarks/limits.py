@@ -78,7 +78,11 @@ def _torch_products(dtype: str, device: str) -> Iterator[tuple[str, tuple[float,
 
     for side in PRODUCTS:
         a = torch.ones((side, side), dtype=getattr(torch, dtype), device=device)
-        yield f"torch product {side}", (2.0 * side**3, _torch_case(lambda a=a: a @ a, device))
+
+        def multiply(a: Any = a) -> Any:
+            return a @ a
+
+        yield f"torch product {side}", (2.0 * side**3, _torch_case(multiply, device))
 
 
 def _torch_convolutions(dtype: str, device: str) -> Iterator[tuple[str, tuple[float, Case]]]:

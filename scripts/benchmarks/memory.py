@@ -1,13 +1,13 @@
-"""Peak bytes of a training step: ours from the compiled program, the twin's measured in a process of its own."""
+"""Peak bytes of a training step: ours as compiled, the twin's as a process of its own has them."""
 
 import dataclasses
 import json
-import subprocess
 import sys
 from typing import Any
 
 import jax
 
+from benchmarks import run_alone
 from benchmarks.networks import NUM_CLASSES, Theirs, Work
 from dpanet_jax.analysis.cost import TooLarge, compile_step
 
@@ -37,7 +37,7 @@ def peak(work: Work, with_torch: bool) -> Peak:
 def _of_twin(work: Work) -> int | None:
     """None where the process was ended, as for want of memory."""
     arguments = json.dumps(dataclasses.asdict(work))
-    done = subprocess.run([sys.executable, __file__, arguments], capture_output=True, text=True)
+    done = run_alone("memory", arguments)
     return int(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 

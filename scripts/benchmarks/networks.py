@@ -132,8 +132,8 @@ class Theirs:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.sections = work.sections
         torch.manual_seed(0)
-        self.network: Any = twin.build(NUM_CLASSES, **work.options)
-        self.network = self.network.to(device, memory_format=self.memory_format)
+        network: Any = twin.build(NUM_CLASSES, **work.options)
+        self.network: Any = network.to(device).to(memory_format=self.memory_format)
         self.forward: Any = torch.compile(self.network) if compiled else self.network
 
     def _images(self, images: Any) -> Any:

@@ -1,6 +1,6 @@
 """One start of a training run, timed from within: run as a program, it prints its marks as JSON.
 
-    python start.py NETWORK BACKBONE DTYPE BATCH_SIZE SIZE
+    python -m benchmarks.start NETWORK BACKBONE DTYPE BATCH_SIZE SIZE
 
 Marks are seconds since the process began: "import", "built" (the parts are made), "traced", "compiled", and
 "stepped" (the first step's loss is known).
@@ -13,13 +13,9 @@ import time
 _STARTED = time.perf_counter()
 
 if __name__ == "__main__":
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import jax
-    from benchmarks.networks import Ours, Work
 
+    from benchmarks.networks import Ours, Work
     from dpanet_jax.training.state import TrainState
 
     marks = {"import": time.perf_counter() - _STARTED}

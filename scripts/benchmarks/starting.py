@@ -1,18 +1,15 @@
 """What a run waits for besides its steps: its start, and its checkpoints."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
+
+from benchmarks import run_alone
 from benchmarks.networks import Ours, Work
 from benchmarks.report import Row
 from benchmarks.timing import Times, take_turns
-
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.config import default_config, to_dict
 from dpanet_jax.training.state import TrainState
@@ -28,15 +25,9 @@ def starts(work: Work) -> Iterator[Row]:
 
 
 def _start(work: Work, cache: str) -> dict[str, float]:
-    program = Path(__file__).with_name("start.py")
     arguments = (work.network, work.backbone, work.dtype, str(work.batch_size), str(work.size))
-    done = subprocess.run(
-        [sys.executable, program, *arguments],
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": cache},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_alone("start", *arguments, JAX_COMPILATION_CACHE_DIR=cache)
+    done.check_returncode()
     marks: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return marks
 
