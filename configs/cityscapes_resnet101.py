@@ -27,4 +27,6 @@ def get_config() -> ConfigDict:
     config.training.batch_size = 8
     config.training.epochs = 300
     config.evaluation.every_epochs = 10
+    # Of the protocol `multiscale`, as others evaluate on these images.
+    config.evaluation.scales = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
     return config

@@ -1,8 +1,9 @@
 """Orbax checkpoints: written by training, read by everything that uses a trained model.
 
-`WORKDIR/checkpoints/STEP/` holds the items "model" (params and batch_stats), "optimizer", and
-"about": the config, the classes, the data pipeline's state, and the version and commit that wrote it, so
-that nothing else is needed to go on. "metrics" is added when the checkpoint has been evaluated.
+`WORKDIR/checkpoints/STEP/` holds the items "model" (params and batch_stats), "optimizer", and "about": the
+config, the classes, the data pipeline's state, and the version and commit that wrote it, so that nothing else
+is needed to go on. Where the model is an average, "trained" has the weights that it is of. "metrics" is added
+when the checkpoint has been evaluated.
 
 Checksums in "about" are of the arrays and of itself, so that a checkpoint that was damaged is noticed. A
 folder under a step's name is written, and removed, whole: it takes that name when all of it is there.
@@ -26,30 +27,32 @@ from dpanet_jax import checksums, hosts, paths
 from dpanet_jax.checkpoint_files import (
     CHECKSUMS,
     COMMITTED,
-    METRIC,
     CheckpointError,
     Damaged,
     Restored,
-    Score,
     State,
-    best_steps,
     cut_short,
     damage,
     first_line,
     folder_of,
-    has_unreadable_score,
     is_whole,
     keep_traces_of_failures_off_stderr,
     load_about,
     load_variables,
-    measured_by,
     newest_about,
-    read_score,
     read_state,
     require_one,
-    score_file,
     steps_of,
     written_by,
+)
+from dpanet_jax.checkpoint_scores import (
+    METRIC,
+    Score,
+    best_steps,
+    has_unreadable_score,
+    measured_by,
+    read_score,
+    score_file,
 )
 from dpanet_jax.paths import AnyPath
 
@@ -98,6 +101,7 @@ class Checkpoints:
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._writes, self._tell = writes, tell
         self._writing: int | None = None  # the step whose checkpoint is under way
+        self._has_failed = False
         if writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_unfinished(self.folder)
@@ -123,18 +127,19 @@ class Checkpoints:
             return
         # Copies in host memory: the next step may use up the arrays, and a checkpoint that holds plain
         # arrays is read on any number of devices.
-        variables, opt_state = jax.tree.map(np.asarray, (state.variables, state.opt_state))
-        sums: dict[str, Any] = {"step": step}
-        sums |= {"model": checksums.of_tree(variables), "optimizer": checksums.of_tree(opt_state)}
+        items = jax.tree.map(np.asarray, state.items)
+        sums: dict[str, Any] = {
+            "step": step,
+            **{name: checksums.of_tree(item) for name, item in items.items()},
+        }
         sealed = checksums.sealed({**about, CHECKSUMS: sums})
         self._writing = step
         with self._failing_in_one_line():
             self._writer.save(
                 epath.Path(str(self.folder / str(step))),
                 args=ocp.args.Composite(
-                    model=ocp.args.StandardSave(_in_parts(variables)),
-                    optimizer=ocp.args.StandardSave(_in_parts(opt_state)),
                     about=ocp.args.JsonSave(sealed),
+                    **{name: ocp.args.StandardSave(_in_parts(item)) for name, item in items.items()},
                 ),
             )
 
@@ -153,6 +158,11 @@ class Checkpoints:
     def has_score(self, step: int) -> bool:
         """Whether this step's checkpoint has been evaluated."""
         return read_score(self.folder / str(step)) is not None
+
+    def scores(self) -> list[tuple[int, float, dict[str, Any]]]:
+        """(step, mean IoU, what it was measured by) of the checkpoints with a score, the oldest first."""
+        found = [(step, read_score(self.folder / str(step))) for step in steps_of(self.folder)]
+        return [(step, score.mean_iou, score.measured) for step, score in found if score]
 
     def restore(self, like: State) -> Restored:
         """The newest whole checkpoint; `like` is a state of the same structure, shapes and dtypes.
@@ -187,6 +197,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.close()
+            # A thread that Orbax writes its metadata from may have added a file after the failure.
+            if self._writes and self._has_failed:
+                _remove_unfinished(self.folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -207,7 +220,7 @@ class Checkpoints:
             # A store's driver has errors of its own kinds.
             if isinstance(self.folder, Path) and not isinstance(error, OSError | ValueError | RuntimeError):
                 raise
-            step, self._writing = self._writing, None
+            step, self._writing, self._has_failed = self._writing, None, True
             if self._writes:
                 _remove_unfinished(self.folder)
             latest = self.latest

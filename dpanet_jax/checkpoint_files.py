@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -25,16 +24,10 @@ from dpanet_jax import checksums, paths
 from dpanet_jax.errors import DPANetError, UsageError, is_out_of_memory
 from dpanet_jax.paths import AnyPath
 
-METRIC = "mean_iou"
 # By these files of Orbax's a checkpoint in a bucket is known to be whole. The first is written last of all.
 COMMITTED = ("commit_success.txt", "_CHECKPOINT_METADATA")
-# What a score depends on beside the weights. Scores that differ in one of these are not compared.
-MEASURED_BY = ("data.val_split", "evaluation.protocol", "evaluation.base_size", "evaluation.absent")
-_WINDOWS = ("window", "window_stride")  # of `config.evaluation`, as what follows
-MEASURED_BY_OF = {"slide": _WINDOWS, "multiscale": (*_WINDOWS, "scales", "flip")}
-
 CHECKSUMS = "checksums"
-_ABOUT = {"config", "classes", "data", "provenance", CHECKSUMS}
+_ABOUT = {"config", "classes", "data", "provenance", "patience", CHECKSUMS}
 
 # Errors of the operating system that say nothing of what a file holds.
 _NOT_NOW = {
@@ -70,10 +63,10 @@ class State(Protocol):
     """What a checkpoint holds of a run: `training.state.TrainState`."""
 
     step: Any
-    opt_state: Any
 
     @property
-    def variables(self) -> dict[str, Any]: ...
+    def items(self) -> dict[str, Any]:
+        """{"model": …, "optimizer": …}, and of some runs "trained": trees of arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +75,9 @@ class Restored:
 
     step: int
     variables: dict[str, Any]  # {"params": …, "batch_stats": …}
-    about: dict[str, Any]  # {"config": …, "classes": …, "data": …, "provenance": …}
+    about: dict[str, Any]  # {"config": …, "classes": …, "data": …, "provenance": …} and, of some, "patience"
     opt_state: Any = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """The mean IoU of a checkpoint, NaN included, and what it was measured by."""
-
-    mean_iou: float
-    measured: dict[str, Any]
+    trained: dict[str, Any] | None = None  # what goes on being trained, where it is not `variables`
 
 
 def folder_of(workdir: paths.PathLike) -> AnyPath:
@@ -147,16 +133,6 @@ def written_by(about: Mapping[str, Any]) -> str:
     return f"dpanet_jax {provenance.get('version')}{f' (commit {commit})' if commit else ''}"
 
 
-def measured_by(config: Mapping[str, Any]) -> dict[str, Any]:
-    """{key: value} of what a score depends on beside the weights, from a stored config."""
-    found = {}
-    for key in MEASURED_BY:
-        section, _, name = key.partition(".")
-        found[key] = config.get(section, {}).get(name)
-    of_protocol = MEASURED_BY_OF.get(found["evaluation.protocol"], ())
-    return found | {f"evaluation.{name}": config["evaluation"].get(name) for name in of_protocol}
-
-
 def newest_about(folder: AnyPath) -> dict[str, Any] | None:
     """The JSON part of the newest checkpoint in which it is whole; None where there is no checkpoint.
 
@@ -186,7 +162,7 @@ def damage(folder: AnyPath) -> Damaged | None:
     """What is wrong with a checkpoint, as far as it can be told without its network; None: nothing."""
     try:
         sums = _read_about(folder).get(CHECKSUMS, {})
-        for name in ("model", "optimizer"):
+        for name in {"model", "optimizer", *sums} - {"step"}:
             read_raw(folder, name, sums.get(name))
     except Damaged as error:
         return error
@@ -194,46 +170,10 @@ def damage(folder: AnyPath) -> Damaged | None:
 
 
 def read_raw(folder: AnyPath, name: str, sums: Mapping[str, str] | None = None) -> Any:
-    """One item, "model" or "optimizer", as plain nested dictionaries and lists of NumPy arrays."""
+    """One item, such as "model", as plain nested dictionaries and lists of NumPy arrays."""
     stored = _stored(folder, name)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
     return _read_arrays(folder, name, like, sums)
-
-
-def read_score(folder: AnyPath) -> Score | None:
-    """The score of one checkpoint; None where it has none, or one that cannot be read."""
-    try:
-        content = checksums.unsealed(json.loads(score_file(folder).read_text(encoding="utf-8")))
-        mean_iou = content[METRIC]
-        measured = content.get("measured")
-        if measured is None:
-            # An earlier version wrote it: its scores left out the classes that are absent.
-            config = load_about(folder)["config"]
-            measured = {**measured_by(config), "evaluation.absent": "exclude"}
-        return Score(math.nan if mean_iou is None else float(mean_iou), measured)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def score_file(folder: AnyPath) -> AnyPath:
-    """Where a checkpoint's score lies: the place and form of Orbax's CheckpointManager."""
-    return folder / "metrics" / "metrics"
-
-
-def has_unreadable_score(folder: AnyPath) -> bool:
-    """Whether a checkpoint has a score that cannot be read."""
-    return score_file(folder).exists() and read_score(folder) is None
-
-
-def best_steps(folder: AnyPath) -> list[int]:
-    """The steps with a score, the best first; only those that were measured as the newest of them was."""
-    found = {step: read_score(folder / str(step)) for step in steps_of(folder)}
-    scores = {step: score for step, score in found.items() if score and not math.isnan(score.mean_iou)}
-    if not scores:
-        return []
-    measured = scores[max(scores)].measured
-    comparable = {step: score.mean_iou for step, score in scores.items() if score.measured == measured}
-    return sorted(comparable, key=lambda step: (comparable[step], step), reverse=True)
 
 
 def load_about(checkpoint: AnyPath) -> dict[str, Any]:
@@ -250,7 +190,7 @@ def read_state(folder: AnyPath, like: State) -> Restored:
     """
     about = _read_about(folder)
     sums = about.pop(CHECKSUMS, {})
-    items = {"model": like.variables, "optimizer": like.opt_state}
+    items = like.items
     for name, item in items.items():
         misfit = _misfit(folder, name, item, sums.get(name))
         if misfit:
@@ -258,7 +198,7 @@ def read_state(folder: AnyPath, like: State) -> Restored:
                 f"{folder}: was written by {written_by(about)}, and no run can go on from it here ({misfit})"
             )
     read = {name: _read_arrays(folder, name, item, sums.get(name)) for name, item in items.items()}
-    return Restored(int(folder.name), read["model"], about, read["optimizer"])
+    return Restored(int(folder.name), read["model"], about, read["optimizer"], read.get("trained"))
 
 
 def load_variables(checkpoint: AnyPath, like: dict[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def check_config(config: ConfigDict, *, starts: bool = True) -> None:
     values = sections(config)
     _check_network(given, values)
     _check_sharding(values)
+    _check_freezing(values)
     if starts:
         check_pretrained(values.pretrained.pretrained)
 
@@ -221,6 +222,33 @@ def _check_sharding(values: Sections) -> None:
         raise ConfigError(
             f"config.sharding.{key}={value!r} needs config.parallelism='jit', not "
             f"{values.run.parallelism!r}: leave one of the two at its default"
+        )
+
+
+def _check_freezing(values: Sections) -> None:
+    """Raises ConfigError where there is no backbone to freeze, or nothing that has rates by layer."""
+    from dpanet_jax import models
+
+    freeze, name = values.training.freeze, values.model.get("name")
+    if freeze == "backbone" and values.optimizer.layer_decay != 1:
+        raise ConfigError(
+            f"config.optimizer.layer_decay={values.optimizer.layer_decay!r}: with config.training.freeze="
+            "'backbone' only heads are trained, whose rate it does not change; leave it at its default, 1"
+        )
+    if freeze != "nothing" and name in models.NETWORKS:
+        raise ConfigError(
+            f"config.training.freeze={freeze!r}: {name} is a whole network without a backbone; leave it at "
+            "its default, 'nothing'"
+        )
+
+
+def check_frozen_weights(values: Sections) -> None:
+    """Raises ConfigError where a run is to begin with weights that are frozen, and that nobody trained."""
+    freeze = values.training.freeze
+    if freeze != "nothing" and not values.pretrained.pretrained:
+        raise ConfigError(
+            f"config.training.freeze={freeze!r}: the backbone's weights are random, and would stay so; name "
+            "trained ones in config.model.pretrained, or make the workdir by import-torch"
         )
 
 

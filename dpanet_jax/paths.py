@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,8 +69,12 @@ def local(path: PathLike) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where copies of remote files are kept: $XDG_CACHE_HOME/dpanet_jax, or ~/.cache/dpanet_jax."""
-    return local(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dpanet_jax"
+    """Where copies of remote files and compiled programs are kept: $XDG_CACHE_HOME/dpanet_jax.
+
+    Where the variable is not set, ~/.cache/dpanet_jax, and on macOS ~/Library/Caches/dpanet_jax.
+    """
+    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return local(os.environ.get("XDG_CACHE_HOME") or usual) / "dpanet_jax"
 
 
 def fetched(path: AnyPath) -> Path:

@@ -16,6 +16,8 @@ os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 # Several tests run the same small network: it is compiled once.
 _cache = tempfile.TemporaryDirectory(prefix="dpanet_jax_tests_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+# A process that a test starts without it writes nothing to the user's own.
+os.environ["DPANET_COMPILATION_CACHE"] = "0"
 
 # No test asks for credentials or leaves this machine: a closed port, until `gcs_server` has one.
 os.environ |= {

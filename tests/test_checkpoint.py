@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dpanet_jax import checkpoint
+from dpanet_jax import config as config_lib
 from dpanet_jax.checkpoint import CheckpointError, Checkpoints
 from dpanet_jax.errors import UsageError
 from dpanet_jax.training.state import TrainState
@@ -134,8 +136,15 @@ def test_a_save_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path) -> None:
         assert manager.latest == 2
 
 
-def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full when the arrays may have been written already: an error of one line, and no rest."""
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_save_that_fails_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removable: bool
+) -> None:
+    """The disk is full when the arrays may have been written already: an error of one line, and no rest.
+
+    Also where a thread that still writes keeps the folder from being removed at first.
+    """
+    remove = shutil.rmtree
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -145,10 +154,12 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pyt
         manager.wait()
         monkeypatch.setattr(ocp.JsonCheckpointHandler, "finalize", full)
         words = r"the checkpoint of step 2 could not be written \(.*No space left.*that of step 1 is intact"
+        monkeypatch.setattr(shutil, "rmtree", remove if removable else lambda *_, **__: None)
         with pytest.raises(CheckpointError, match=words) as error:
             manager.save(state(2), ABOUT)
             manager.wait()
         assert "\n" not in str(error.value)
+        monkeypatch.setattr(shutil, "rmtree", remove)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert checkpoint.find(tmp_path).name == "1"
 
@@ -259,6 +270,39 @@ def test_a_score_that_cannot_be_read_is_kept_and_is_not_the_best(tmp_path: Path)
     with Checkpoints(tmp_path) as manager:
         assert manager.has_score(3) and not manager.has_score(2)
     assert folders(tmp_path) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "key", "value", "counts"),
+    [
+        ("whole", "evaluation.protocol", "center_crop", True),
+        ("whole", "evaluation.window", (64, 64), False),
+        ("whole", "evaluation.base_size", 64, True),
+        ("slide", "evaluation.window", (64, 64), True),
+        ("slide", "evaluation.window_stride", 0.5, True),
+        ("slide", "evaluation.window_batch", 4, False),
+        ("slide", "evaluation.scales", (1.0,), False),
+        ("multiscale", "evaluation.scales", (1.0,), True),
+        ("multiscale", "evaluation.flip", False, True),
+        ("center_crop", "evaluation.window", (64, 64), True),
+        ("center_crop", "evaluation.window_stride", 0.5, False),
+    ],
+)
+def test_what_a_score_depends_on_is_of_its_protocol(
+    protocol: str, key: str, value: Any, counts: bool, tmp_path: Path
+) -> None:
+    """Scores that differ in what their protocol reads are not compared; what it ignores is no matter."""
+    config = config_lib.default_config()
+    config.evaluation.protocol = protocol
+    before = checkpoint.measured_by(config_lib.to_dict(config))
+    section, _, name = key.partition(".")
+    config[section][name] = value
+    after = checkpoint.measured_by(config_lib.to_dict(config))
+    with Checkpoints(tmp_path) as manager:
+        for step, score, measured in ((1, 0.9, before), (2, 0.3, after)):
+            manager.save(state(step), ABOUT)
+            manager.add_score(step, score, measured)
+    assert checkpoint.find(tmp_path).name == ("2" if counts else "1")
 
 
 def test_a_score_of_an_earlier_version_is_read(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def compile_step(
     height, width = options.data.crop_size
     state = jax.eval_shape(
         lambda rng: TrainState.create(
-            init_variables(computed.model, rng, (height, width)), computed.optimizer
+            init_variables(computed.model, rng, (height, width)), computed.optimizer, options.training
         ),
         jax.random.key(0),
     )
@@ -111,7 +111,9 @@ def measure(
     parts = {
         "parameters": _bytes_of(state.params, in_state.params),
         "statistics": _bytes_of(state.batch_stats, in_state.batch_stats),
-        "optimizer": _bytes_of(state.opt_state, in_state.opt_state) + state.step.dtype.itemsize,
+        "optimizer": _bytes_of(state.opt_state, in_state.opt_state)
+        + _bytes_of(state.ema or {}, in_state.ema or {})
+        + state.step.dtype.itemsize,
         "batch": _bytes_of(batch, in_batch),
     }
     stats = compiled.memory_analysis()

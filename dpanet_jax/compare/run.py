@@ -131,7 +131,11 @@ def _require_twin(options: Sections) -> None:
         raise ConfigError(f"config.model.{error}") from error
     if options.optimizer.name != "sgd":
         raise ConfigError(f"config.optimizer.name={options.optimizer.name}: the twin has sgd only")
+    rates = ("lr", "lr_batch_size", "head_lr_multiplier", "power", "warmup_steps")
+    _require_default("optimizer", options.optimizer, but=(*rates, "momentum", "weight_decay"))
     _require_default("loss", options.loss_options, but=("class_weights",))
+    of_runs = ("batch_size", "epochs", "steps", "accumulate_steps", "patience")
+    _require_default("training", options.training, but=of_runs)
     if options.training.batch_size < 2 and options.model["backbone"].startswith("resnest"):
         raise ConfigError(
             "config.training.batch_size=1: a ResNeSt's batch norm over one value a channel is refused by"

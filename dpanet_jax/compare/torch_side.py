@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from dpanet_jax.compare.measured import STAGES, Measured, Recipe, is_statistic, nchw
+from dpanet_jax.evaluation.protocols.whole import Whole
 from dpanet_jax.imagenet import MEAN, STD
 from dpanet_jax.interop import twin as twin_lib
 from dpanet_jax.interop.names import is_danet
@@ -124,6 +125,7 @@ class TwinWhole:
 
     name = "whole"
     fills_up = True
+    lower = Whole.lower
 
     def __init__(self, recipe: Recipe, base_size: int = 0) -> None:
         self.base_size = base_size
@@ -132,6 +134,10 @@ class TwinWhole:
     def put(self, variables: StateDict) -> dict[str, Any]:
         """A whole network's state dict → {"twin": the network that has it}."""
         return {"twin": make_twin(self._recipe, variables, "float32").eval()}
+
+    def measured(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All pixels are measured."""
+        return images, labels
 
     def ids(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) → uint8 (B, H, W) class ids."""

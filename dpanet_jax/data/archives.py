@@ -1,10 +1,11 @@
-"""Files of a published data set where its downloads lie: unpacked, or in ZIP archives.
+"""Files of a published data set where its downloads lie: unpacked, or in ZIP and TAR archives.
 
 An archive's files are read in place, from several threads at once, so nothing is unpacked to disk.
 """
 
 import dataclasses
 import functools
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -12,6 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from dpanet_jax.data import finder
 from dpanet_jax.errors import DPANetError
+
+# TAR's unit. A whole archive ends in units of zeros.
+_BLOCK = 512
 
 
 class ArchiveError(DPANetError, OSError):
@@ -53,12 +57,12 @@ def files_of_folder(folder: Path) -> dict[str, File]:
 
 
 def files_of_archive(path: Path) -> dict[str, File]:
-    """{name in the archive: file} of a .zip, without hidden files.
+    """{name in the archive: file} of a .zip or an uncompressed .tar, without hidden files.
 
     Raises ArchiveError where it is cut short or no such archive, or holds a name twice.
     """
     files: dict[str, File] = {}
-    for member in _zip(path):
+    for member in _tar(path) if path.suffix == ".tar" else _zip(path):
         parts = PurePosixPath(member.inside).parts
         if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
             continue
@@ -87,3 +91,32 @@ def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
             f"{archive.filename}/{info.filename}: unreadable ({error or 'cut short'}); download the archive "
             "again"
         ) from error
+
+
+def _tar(path: Path) -> Iterable[Member]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            infos = archive.getmembers()
+            end = archive.offset
+    except tarfile.TarError as error:
+        raise ArchiveError(
+            f"{path}: cut short, or no uncompressed TAR archive ({error}); download it again"
+        ) from error
+    with path.open("rb") as file:
+        file.seek(end)
+        # The library takes an archive that is cut between two files, or damaged there, for a whole one.
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise ArchiveError(f"{path}: cut short or damaged after {len(infos):,} files; download it again")
+    for info in infos:
+        if info.isreg():
+            read = functools.partial(_read_part, path, info.name, info.offset_data, info.size)
+            yield Member(path, info.name, read)
+
+
+def _read_part(path: Path, name: str, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read(size)
+    if len(content) != size:
+        raise ArchiveError(f"{path}/{name}: cut short; download the archive again")
+    return content

@@ -6,7 +6,7 @@ Pure functions of their arguments and a NumPy Generator. Images are (H, W, 3) ui
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -14,6 +14,12 @@ from PIL import Image, ImageEnhance, ImageFilter
 from dpanet_jax.data.classes import IGNORE_LABEL
 from dpanet_jax.data.options import Augmentation
 from dpanet_jax.imagenet import MEAN
+
+# (top, left, height, width) of a part of an image, in pixels.
+Window: TypeAlias = tuple[int, int, int, int]
+
+# How often a crop that one class fills is drawn anew, as in mmsegmentation.
+REDRAWS = 10
 
 # ImageNet's mean colour, rounded to whole pixel values: where `extent` is not applied, padding is
 # within 0.01 of normalised zero all the same.
@@ -31,7 +37,7 @@ def augment(
     shows the image. Outside it the label is IGNORE_LABEL and the image PAD_COLOR, for the model to zero.
 
     Half of the images are blurred by a Gaussian of uniform(0, blur) pixels; `photometric` takes
-    color_jitter. 0 switches either off.
+    color_jitter. 0 switches either off. `cat_max_ratio` below 1 is of `draw_crop`.
 
     The image is resized bilinearly by Pillow, whose filter widens when it reduces (antialiasing);
     the label takes the nearest pixel of the same grid. Only the crop is computed: Pillow's `box`
@@ -47,14 +53,10 @@ def augment(
     scaled_h = max(1, round(long_side * height / max(height, width)))
     scaled_w = max(1, round(long_side * width / max(height, width)))
     crop_h, crop_w = augmentation.crop_size
-    extent_h, extent_w = min(crop_h, scaled_h), min(crop_w, scaled_w)
-    top = int(rng.integers(scaled_h - extent_h + 1))
-    left = int(rng.integers(scaled_w - extent_w + 1))
-
     scaled = (scaled_h, scaled_w)
-    window = (top, left, extent_h, extent_w)
+    window, ids = draw_crop(label, scaled, (crop_h, crop_w), rng, augmentation.cat_max_ratio)
+    extent_h, extent_w = window[2:]
     pixels = resize_image(image, scaled, window)
-    ids = resize_label(label, scaled, window)
     if mirrored:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         ids = ids[:, ::-1]
@@ -75,7 +77,41 @@ def augment(
     }
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int]) -> Image.Image:
+def draw_crop(
+    label: np.ndarray,
+    size: tuple[int, int],
+    crop_size: tuple[int, int],
+    rng: np.random.Generator,
+    cat_max_ratio: float = 1.0,
+) -> tuple[Window, np.ndarray]:
+    """A random window of `crop_size` in an image scaled to `size`, no larger than it, and its label there.
+
+    label: (H, W) uint8 train ids, at the image's own size. With `cat_max_ratio` below 1 a window is drawn
+    anew, up to REDRAWS times, until it shows more than one class and none has that part of its valid pixels;
+    the last one is taken as it is. With 1 nothing is looked at or drawn beyond the first window.
+
+    Source: `cat_max_ratio` of mmsegmentation's RandomCrop.
+    """
+    (height, width), (crop_h, crop_w) = size, crop_size
+    extent_h, extent_w = min(crop_h, height), min(crop_w, width)
+    redraws = REDRAWS if cat_max_ratio < 1 and (extent_h, extent_w) != size else 0
+    while True:
+        top, left = int(rng.integers(height - extent_h + 1)), int(rng.integers(width - extent_w + 1))
+        window = (top, left, extent_h, extent_w)
+        ids = resize_label(label, size, window)
+        if not redraws or is_mixed(ids, cat_max_ratio):
+            return window, ids
+        redraws -= 1
+
+
+def is_mixed(ids: np.ndarray, cat_max_ratio: float) -> bool:
+    """Whether train ids (h, w) show several classes, each of them less than this part of the valid pixels."""
+    counts = np.array(Image.fromarray(ids).histogram())
+    counts[IGNORE_LABEL] = 0
+    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int], window: Window) -> Image.Image:
     """Bilinear resize of (H, W, 3) uint8 to `size` (height, width), of which `window` is returned.
 
     window: top, left, height and width in pixels of the resized image.
@@ -92,12 +128,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int], window: tuple[int, in
     return Image.fromarray(image).resize((window_w, window_h), Image.Resampling.BILINEAR, box=box)
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int]) -> np.ndarray:
+def resize_label(label: np.ndarray, size: tuple[int, int], window: Window) -> np.ndarray:
     """Nearest-neighbour resize of (H, W) on the grid of `resize_image`; its arguments."""
     top, left, window_h, window_w = window
     rows = (2 * np.arange(top, top + window_h) + 1) * label.shape[0] // (2 * size[0])
     columns = (2 * np.arange(left, left + window_w) + 1) * label.shape[1] // (2 * size[1])
-    return label[rows[:, None], columns]
+    return label.take(rows, axis=0).take(columns, axis=1)
 
 
 def photometric(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:

@@ -11,6 +11,7 @@ from PIL import Image
 from dpanet_jax.data import images, labels
 from dpanet_jax.data.archives import ArchiveError, File
 from dpanet_jax.data.census import Census, Seen
+from dpanet_jax.data.encoding import Encoding
 from dpanet_jax.data.labels import LabelProblem, Meaning
 from dpanet_jax.data.listing import Listing, Pair
 from dpanet_jax.progress import progress_bar
@@ -20,8 +21,8 @@ from dpanet_jax.progress import progress_bar
 class Contents:
     """What a source holds.
 
-    sizes: the (height, width) of every example, by split. fingerprint: of it all. rewritten: the files that
-    are not stored as they are, but as PNG. census: what has been counted.
+    sizes: the (height, width) of every example, by split. fingerprint: of it all, and of an encoding that
+    changes pixels. rewritten: the files that are not stored as they are. census: what has been counted.
     """
 
     sizes: dict[str, list[tuple[int, int]]]
@@ -30,8 +31,10 @@ class Contents:
     census: Census
 
 
-def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, list[str]]:
-    """Decodes every image and label of `listing`, on all cores.
+def check_source(
+    listing: Listing, encoding: Encoding | None = None, *, quiet: bool = False
+) -> tuple[Contents, list[str]]:
+    """Decodes every image and label of `listing`, on all cores. encoding: how the images are to be stored.
 
     Returns the contents and the list of problems, each of which names its files; the contents
     are meaningful only where that list is empty. Shows a progress bar unless `quiet`.
@@ -43,9 +46,9 @@ def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, li
     sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in listing.splits}
     census = Census(listing.classes)
     digest = hashlib.sha256(repr(listing.classes.to_dict()).encode())
-    meaning = listing.meaning()
+    meaning, encoding = listing.meaning(), encoding or Encoding()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda job: _check_pair(job[1], meaning), jobs)
+        results = pool.map(lambda job: _check_pair(job[1], meaning, encoding), jobs)
         bar = progress_bar(results, total=len(jobs), desc="checking", unit="image", disable=quiet)
         for (split, pair), seen in zip(jobs, bar, strict=True):
             problems += seen.problems
@@ -58,7 +61,7 @@ def check_source(listing: Listing, *, quiet: bool = False) -> tuple[Contents, li
     return Contents(sizes, digest.hexdigest(), frozenset(rewritten), census), problems
 
 
-def _check_pair(pair: Pair, meaning: Meaning) -> Seen:
+def _check_pair(pair: Pair, meaning: Meaning, encoding: Encoding) -> Seen:
     seen = Seen()
     digest = hashlib.sha256()
     image, encoded = _decode(pair.image, seen.problems)
@@ -74,8 +77,11 @@ def _check_pair(pair: Pair, meaning: Meaning) -> Seen:
             images.require_readable(image, pair.image)
             seen.extrema = _extrema(image)
             if not images.is_plain(image):
-                seen.rewritten.append(pair.image)
                 digest.update(b"as PNG")
+            if not encoding.keeps(image):
+                seen.rewritten.append(pair.image)
+                if encoding.changes_pixels:
+                    digest.update(f"as {encoding}".encode())
         except images.ImageError as error:
             seen.problems.append(str(error))
     if pair.label is not None:

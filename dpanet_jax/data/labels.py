@@ -35,9 +35,9 @@ class LabelProblem(DPANetError, ValueError):
 class Meaning:
     """What the pixels of a label file may be: ids, or the colours of the classes file.
 
-    colors: {colour: the ids that have it}. file_name: the classes file's, for messages; empty where no file
-    says what the classes are. table: (256,) uint8, the id that each train id becomes, where the files hold
-    train ids; None: they hold ids.
+    colors: {colour: the ids that have it}; {}: a colour says nothing. file_name: the classes file's, for
+    messages; empty where no file says what the classes are. table: (256,) uint8, the id that each train id
+    becomes, where the files hold train ids; None: they hold ids.
     """
 
     classes: Classes
@@ -179,6 +179,8 @@ def _of_colors(pixels: np.ndarray, meaning: Meaning) -> np.ndarray:
         return ids.astype(np.uint8)
     if (pixels == pixels[..., :1]).all() and not unknown_ids(pixels[..., 0], meaning).size:
         return pixels[..., 0].copy()  # Ids, written into all three channels.
+    if not meaning.colors:
+        raise LabelProblem("a picture in colours; the labels of this data set hold ids, in grey or a palette")
     colors = np.unique(packed[ids >= _NO_CLASS])
     red, green, blue = (int(colors[0]) >> shift & 255 for shift in (16, 8, 0))
     if meaning.ids_of_colors[colors[0]] == _SEVERAL:

@@ -65,7 +65,8 @@ class Listing:
     """The examples of every split, in the order they are stored, and what was wrong in matching.
 
     classes_file: where a user says what the classes are, if a user does. label_colors: {colour: the ids that
-    have it} for labels that are pictures in colours; None: the classes' own. label_table: (256,) uint8, what
+    have it} for labels that are pictures in colours; None: the classes' own; {}: a palette's indices are
+    the ids, whatever its colours. label_table: (256,) uint8, what
     a train id in the label files is stored as, where they hold train ids and not ids.
     """
 

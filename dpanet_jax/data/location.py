@@ -78,13 +78,14 @@ def read_metadata(target: AnyPath) -> dict[str, Any]:
     classes: see `Classes.to_dict`. fingerprint: text. sizes: {split: (height, width) of every example}.
     unlabelled: the splits without labels. pixels: labelled pixels by split and class, or None where they were
     not counted. notes: texts. source: the folder that it was made from. options: those of the data set.
+    encoding: the fields of `Encoding`, {} where it is the default.
     Raises DataError where it is not whole.
     """
     try:
         metadata = json.loads((target / "metadata.json").read_text(encoding="utf-8"))
         # Data sets of earlier versions do not say which splits lack labels,
-        # nor what their labels hold.
-        whole = {"unlabelled": [], "pixels": None, "notes": []} | {
+        # nor what their labels hold, nor how images are stored, which was in one way.
+        whole = {"unlabelled": [], "pixels": None, "notes": [], "encoding": {}} | {
             key: metadata[key] for key in ("classes", "fingerprint", "sizes", "source", "options")
         }
         return whole | metadata

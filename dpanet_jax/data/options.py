@@ -23,6 +23,15 @@ class Augmentation:
         0.5,
         2.0,
     )
+    cat_max_ratio: Annotated[
+        float,
+        Option(
+            "a crop of which one class has this part of the valid pixels, or all, is drawn anew, up to 10"
+            " times; 1: off",
+            above=0,
+            most=1,
+        ),
+    ] = 1.0
     flip: Annotated[bool, Option("mirror half of the images left to right")] = True
     color_jitter: Annotated[float, Option("strength of the photometric distortion", least=0, most=1)] = 0.0
     blur: Annotated[

@@ -225,7 +225,7 @@ def require_labels(split: Split) -> None:
     if not split.labelled:
         raise UnlabelledSplit(
             f"split {split.name!r} has no labels, so nothing can be trained on it or evaluated; "
-            "python -m dpanet_jax predict segments its images"
+            "python -m dpanet_jax predict segments its images, and evaluate --submission those of a benchmark"
         )
 
 

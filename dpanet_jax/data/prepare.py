@@ -30,6 +30,7 @@ from dpanet_jax.data.archives import File
 from dpanet_jax.data.census import print_table
 from dpanet_jax.data.check import check_source
 from dpanet_jax.data.datasets import DATASETS
+from dpanet_jax.data.encoding import Encoding
 from dpanet_jax.data.listing import DataError, DataSet, Listing
 from dpanet_jax.data.location import (
     dataset_dir,
@@ -39,6 +40,7 @@ from dpanet_jax.data.location import (
     resolve_data_dir,
     split_name,
 )
+from dpanet_jax.data.published import Published
 from dpanet_jax.errors import DPANetError, UsageError
 from dpanet_jax.leases import Held, Lease
 from dpanet_jax.paths import AnyPath, PathLike, Remote
@@ -62,7 +64,8 @@ class Prepared:
 
     already: nothing was written, the data set was there. splits: examples by split. unlabelled: the splits
     without labels. pixels: {split: {"classes": labelled pixels of each class, "ignored": pixels}}; None for a
-    data set of before they were counted. notes: what is odd in the source and may be meant.
+    data set of before they were counted. notes: what is odd in the source and may be meant. encoding: how the
+    images are stored.
     """
 
     dataset: str
@@ -74,6 +77,7 @@ class Prepared:
     fingerprint: str
     pixels: Mapping[str, Mapping[str, Any]] | None = None
     notes: tuple[str, ...] = ()
+    encoding: Encoding = Encoding()
 
     @property
     def num_classes(self) -> int:
@@ -86,8 +90,9 @@ class Prepared:
             for split, count in self.splits.items()
         )
         state = "is already prepared" if self.already else "prepared"
+        form = "" if self.encoding == Encoding() else f", images as {self.encoding}"
         hint = "; --overwrite prepares it anew" if self.already else ""
-        return f"{self.dataset} {state}: {counts}, {self.num_classes} classes, in {self.path}{hint}"
+        return f"{self.dataset} {state}: {counts}, {self.num_classes} classes{form}, in {self.path}{hint}"
 
 
 def prepare(
@@ -97,6 +102,8 @@ def prepare(
     overwrite: bool = False,
     *,
     quiet: bool = False,
+    store: str | None = None,
+    store_quality: int | None = None,
     **options: Any,
 ) -> Prepared:
     """Checks a whole source, then stores it under `data_dir` in the form that `open_split` reads.
@@ -107,16 +114,20 @@ def prepare(
     bucket). options: those of the data set, such as num_train, num_val, size and seed of streets, or
     image_suffix and label_suffix of a folder. overwrite: replace what is there, once the new one is complete
     (in a bucket, it is not there while the new one is uploaded). quiet: print nothing; else a table of the
-    labelled pixels by class and split, and the notes.
+    labelled pixels by class and split, and the notes. store and store_quality: the fields of `Encoding`.
 
     Raises DataError (a ValueError) that lists all that is wrong with the source, before anything is
     written; UsageError (a ValueError) for an unknown data set or option, or when the folder that is prepared
-    came from another source, or the streets from other options; PreparedElsewhere (a BlockingIOError) when
-    another process prepares the same data set; NotWritten (an OSError) where the disk is full.
+    came from another source, the streets from other options, or its images are stored in another form than
+    asked for; PreparedElsewhere (a BlockingIOError) when another process prepares the same data set;
+    NotWritten (an OSError) where the disk is full.
     """
     name, config = split_name(dataset)
     kind = DATASETS[name]
     chosen = _read_options(dataset, kind, options)
+    form = {"store": store, "store_quality": store_quality}
+    form = {key: value for key, value in form.items() if value is not None}
+    encoding = options_lib.read(Encoding, form, f"{dataset}: ")
     root = resolve_data_dir(data_dir)
     files = paths.local(source) if source else None
     target = dataset_dir(dataset, root)
@@ -125,7 +136,8 @@ def prepare(
             _put_back(target)
     if is_prepared(target) and not overwrite:
         given = {key: chosen[key] for key in options}
-        prepared = _already_prepared(dataset, target, files, chosen if kind.draw and given else given)
+        asked = chosen if kind.draw and given else given
+        prepared = _already_prepared(dataset, target, files, asked, encoding if form else None)
         _show(prepared, quiet)
         return prepared
     if files is None and kind.needs_source:
@@ -136,12 +148,10 @@ def prepare(
     if kind.draw is not None:
         kind.draw(files, kind.options and kind.options(**chosen), quiet)
     if not files.is_dir():
-        there = "a file; unpack it, and name the folder" if files.is_file() else "no such folder; --source"
-        there += " with --source" if files.is_file() else " names the folder with the files"
-        raise DataError(files, [there])
+        raise DataError(files, [_no_folder(files, kind)])
     takes_options = kind.options is not None and kind.draw is None
     listing = kind.list_source(files, *([kind.options(**chosen)] if takes_options and kind.options else []))
-    contents, problems = check_source(listing, quiet=quiet)
+    contents, problems = check_source(listing, encoding, quiet=quiet)
     if listing.problems or problems:
         raise DataError(files, listing.problems + problems)
 
@@ -152,22 +162,31 @@ def prepare(
         "unlabelled": listing.unlabelled(),
         "source": str(files.resolve()),
         "options": chosen,
+        "encoding": dataclasses.asdict(encoding),
         "pixels": contents.census.pixels(),
         "notes": contents.census.notes(),
     }
     if isinstance(target, Path):
         with _lock(target):
-            _store(name, config, listing, contents.rewritten, metadata, target, quiet)
+            _store(name, config, listing, encoding, contents.rewritten, metadata, target, quiet)
     else:
         with _lease(target), tempfile.TemporaryDirectory(prefix="dpanet_jax_") as here:
             made = Path(here, target.parent.name, target.name)
-            _store(name, config, listing, contents.rewritten, metadata, made, quiet)
+            _store(name, config, listing, encoding, contents.rewritten, metadata, made, quiet)
             # While it is replaced, it is not there.
             paths.remove_folder(target, first=("metadata.json",))
             paths.upload_folder(made, target, last=("metadata.json",))
     prepared = _summary(dataset, target, already=False)
     _show(prepared, quiet)
     return prepared
+
+
+def _no_folder(source: Path, kind: DataSet) -> str:
+    if not source.is_file():
+        return "no such folder; --source names the folder with the files"
+    if kind.options is not None and issubclass(kind.options, Published):
+        return f"a file; name the folder that it is in, with --source={source.parent}"
+    return "a file; unpack it, and name the folder with --source"
 
 
 def _show(prepared: Prepared, quiet: bool) -> None:
@@ -190,7 +209,11 @@ def _read_options(dataset: str, kind: DataSet, given: Mapping[str, Any]) -> dict
 
 
 def _already_prepared(
-    dataset: str, target: AnyPath, source: Path | None, options: Mapping[str, Any]
+    dataset: str,
+    target: AnyPath,
+    source: Path | None,
+    options: Mapping[str, Any],
+    encoding: Encoding | None,
 ) -> Prepared:
     metadata = read_metadata(target)
     name = split_name(dataset)[0]
@@ -206,6 +229,8 @@ def _already_prepared(
     # JSON has no tuples, so a size compares only after the same round trip.
     if json.loads(json.dumps(options)) != stored:
         differs.append(f"with {stored}")
+    if encoding is not None and encoding != (has := Encoding(**metadata["encoding"])):
+        differs.append(f"with images as {has}")
     if differs:
         other = f", or {name}/NAME to keep both" if is_users_own else ""
         raise UsageError(
@@ -227,6 +252,7 @@ def _summary(dataset: str, target: AnyPath, already: bool) -> Prepared:
         fingerprint=metadata["fingerprint"],
         pixels=metadata["pixels"],
         notes=tuple(metadata["notes"]),
+        encoding=Encoding(**metadata["encoding"]),
     )
 
 
@@ -263,6 +289,7 @@ def _store(
     name: str,
     config: str | None,
     listing: Listing,
+    encoding: Encoding,
     rewritten: frozenset[File],
     metadata: dict[str, Any],
     target: Path,
@@ -284,6 +311,7 @@ def _store(
                 name,
                 listing.splits,
                 listing.meaning(),
+                encoding,
                 rewritten,
                 metadata,
                 data_dir=staging,

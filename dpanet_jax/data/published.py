@@ -1,6 +1,7 @@
 """Data sets as their owners publish them: which download holds what, how much of it, and what is missing."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,11 +27,15 @@ class Download:
     """One published archive. folders: where its files lie when it is unpacked, below the source.
 
     The files' names begin below the first of `folders` in the archive too: it is the archive's own folder.
+    holds: a file that tells an unpacked archive from another one with the same folder.
+    inside: the archive's own folder, where it is not the first of `folders`; "": it has none.
     """
 
     archive: str
     page: str
     folders: tuple[str, ...]
+    holds: str = ""
+    inside: str | None = None
 
     @property
     def words(self) -> str:
@@ -45,7 +50,7 @@ class Download:
         stem = Path(self.archive).stem
         for folder in self.folders:
             for place in (source / folder, source / stem / folder):
-                if place.is_dir():
+                if place.is_dir() and (place / self.holds).exists():
                     return files_of_folder(place)
         return self.archived(source)
 
@@ -53,7 +58,8 @@ class Download:
         """As `files`, of the archive alone."""
         if not (source / self.archive).is_file():
             return None
-        head = self.folders[0] + "/"
+        own = self.folders[0] if self.inside is None else self.inside
+        head = own and own + "/"
         found = files_of_archive(source / self.archive)
         return {name.removeprefix(head): file for name, file in found.items() if name.startswith(head)}
 
@@ -124,23 +130,30 @@ def add_split(listing: Listing, split: str, images: Wanted, labels: Wanted | Non
 
 def require_apart(listing: Listing) -> None:
     """Adds a problem where two splits share names: what is trained on must not be measured on."""
-    splits = list(listing.splits)
-    for i, first in enumerate(splits):
-        names = {pair.name for pair in listing.splits[first]}
-        for second in splits[i + 1 :]:
-            both = sorted(names & {pair.name for pair in listing.splits[second]})
-            if both:
-                listing.problems.append(
-                    f"{first} and {second} share {len(both):,} images, such as {_listed(both)}: "
-                    "a score would be of images that were trained on"
-                )
+    listing.problems += shared(
+        {split: [pair.name for pair in pairs] for split, pairs in listing.splits.items()}
+    )
+
+
+def shared(names: Mapping[str, Iterable[str]]) -> list[str]:
+    """One text for every two splits that share names, of {what a split is called: its names}."""
+    problems = []
+    sets = {split: set(of_split) for split, of_split in names.items()}
+    for first, second in itertools.combinations(sets, 2):
+        both = sorted(sets[first] & sets[second])
+        if both:
+            problems.append(
+                f"{first} and {second} share {len(both):,} images, such as {_listed(both)}: "
+                "a score would be of images that were trained on"
+            )
+    return problems
 
 
 def not_there(downloads: Iterable[Download]) -> list[str]:
     """One text a download of which nothing is there."""
     return [
         f"nothing of {download.words} is there: neither the archive nor "
-        + " or ".join(f"{folder}/" for folder in download.folders)
+        + " or ".join(f"{folder}/{download.holds}" for folder in download.folders)
         for download in downloads
     ]
 

@@ -63,12 +63,21 @@ class Split:
             raise IndexError(f"example {index} of split {self.name}, which has {len(self)}")
         with _readable(self._folder):
             stored = self._source[int(index) % len(self)]
-        name = stored["name"].decode("utf-8", "surrogateescape")
+        name = _text(stored["name"])
         example = {"image": images.rgb(images.decode(stored["image"], name), name)}
         if self.labelled:
             raw_ids = np.asarray(images.decode(stored["label"], name))
             example["label"] = self.classes.id_map[raw_ids]
         return example | {"name": name}
+
+    def names(self) -> list[str]:
+        """The names of all examples. Every record is read for it, but no image is decoded."""
+        with _readable(self._folder):
+            return [_text(self._source[index]["name"]) for index in range(len(self))]
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "surrogateescape")
 
 
 def open_split(dataset: str, split: str, data_dir: PathLike | None = None) -> Split:

@@ -1,7 +1,8 @@
 """The one TFDS builder of this project: image and label files in ArrayRecord.
 
-An example is {"image": encoded PNG or JPEG of 8 bits that lies as viewers show it, "label": encoded 8-bit
-grey PNG of raw ids, "name": text}. A file that is so is kept as it is, another is written anew without loss.
+An example is {"image": an encoded image of 8 bits that lies as viewers show it, "label": encoded 8-bit grey
+PNG of raw ids, "name": text}. A label's file that is so is kept as it is, another is written anew without
+loss. What becomes of an image's file is said by `encoding`.
 The label of an example without one is no bytes at all. Examples given as encoded bytes need no TensorFlow,
 neither to write nor to read.
 """
@@ -14,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from dpanet_jax.data import images, labels
 from dpanet_jax.data.archives import File
+from dpanet_jax.data.encoding import Encoding
 from dpanet_jax.data.labels import Meaning
 from dpanet_jax.data.listing import Pair
 from dpanet_jax.data.location import VERSION
@@ -23,9 +25,9 @@ from dpanet_jax.data.location import VERSION
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Stores the pairs of every split, in order, together with all that reading them needs.
 
-    splits: the checked pairs. meaning: what the pixels of the labels may be. rewritten: the files that are
-    not stored as they are. metadata: JSON-able; travels beside the records (`metadata.json`).
-    progress: called once for every example written.
+    splits: the checked pairs. meaning: what the pixels of the labels may be. encoding: how images are stored.
+    rewritten: the files that are not stored as they are. metadata: JSON-able; travels beside the records
+    (`metadata.json`). progress: called once for every example written.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -37,6 +39,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         name: str,
         splits: dict[str, list[Pair]],
         meaning: Meaning,
+        encoding: Encoding,
         rewritten: Collection[File],
         metadata: dict[str, Any],
         *,
@@ -47,6 +50,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         self.name = name
         self._splits = splits
         self._meaning = meaning
+        self._encoding = encoding
         self._rewritten = rewritten
         self._metadata = metadata
         self._progress = progress
@@ -92,7 +96,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         encoded = images.read_bytes(path)
         if path not in self._rewritten:
             return encoded
-        return images.png(images.rgb(images.upright(images.decode(encoded, path)), path))
+        return self._encoding.encode(images.rgb(images.upright(images.decode(encoded, path)), path))
 
     def _label(self, path: File) -> bytes:
         encoded = images.read_bytes(path)

@@ -15,6 +15,7 @@ from dpanet_jax.data.pipeline import Batch
 from dpanet_jax.data.split import Split
 from dpanet_jax.errors import OutOfMemory, UsageError, is_out_of_memory
 from dpanet_jax.evaluation import protocols
+from dpanet_jax.evaluation.counting import DeviceCounts
 from dpanet_jax.evaluation.figures import Kept
 from dpanet_jax.evaluation.metrics import ConfusionMatrix
 
@@ -64,12 +65,12 @@ def evaluate(
             f"a batch of {batch_size} (--batch_size, config.evaluation.batch_size) does not split evenly "
             f"over {hosts.count()} hosts"
         )
-    matrix = ConfusionMatrix(len(split.classes.names))
+    counts = DeviceCounts(len(split.classes.names))
     kept = {}
     batches = pipeline.eval_batches(
         split, batch_size, hosts.index(), hosts.count(), may_lack_labels=may_lack_labels
     )
-    with memory_said_in_one_line(batch_size):
+    with memory_said_in_one_line(batch_size, protocol):
         read: collections.deque[Batch] = collections.deque()
 
         def images() -> Iterator[np.ndarray]:
@@ -78,12 +79,14 @@ def evaluate(
                 rows = slice(None) if protocol.fills_up else batch["mask"]
                 if not batch["mask"].any() and not protocol.fills_up:
                     continue
-                read.append({key: value[rows] for key, value in batch.items()})
+                batch = {key: value[rows] for key, value in batch.items()}
+                batch["image"], batch["label"] = protocol.measured(batch["image"], batch["label"])
+                read.append(batch)
                 yield read[-1]["image"]
 
         for predictions in protocol.each(images(), variables):
             batch = read.popleft()
-            matrix.update(batch["label"][batch["mask"]], predictions[batch["mask"]])
+            counts.add(batch["label"], predictions)  # A row that fills up is ignored in every pixel.
             for row, index in enumerate(batch["index"].tolist()):
                 for observer in observers if index >= 0 else ():
                     observer.see(batch["name"][row], index, batch["label"][row], predictions[row])
@@ -91,11 +94,12 @@ def evaluate(
                     # Copies: the batch's memory may be a worker's, and is large.
                     image, label = batch["image"][row].copy(), batch["label"][row].copy()
                     kept[index] = Kept(image, label, predictions[row].copy())
+        matrix = counts.matrix()
     return _over_processes(Evaluated(matrix, kept), observers)
 
 
 @contextlib.contextmanager
-def memory_said_in_one_line(batch_size: int) -> Iterator[None]:
+def memory_said_in_one_line(batch_size: int, protocol: protocols.Protocol) -> Iterator[None]:
     """Memory that does not suffice to evaluate becomes an OutOfMemory, which names what to lower."""
     try:
         yield
@@ -104,8 +108,8 @@ def memory_said_in_one_line(batch_size: int) -> Iterator[None]:
             raise
         lower = (
             f"the batch size, now {batch_size} (--batch_size, config.evaluation.batch_size)"
-            if batch_size > 1
-            else "the size of the images (--base_size, config.evaluation.base_size)"
+            if batch_size > 1 and protocol.fills_up
+            else protocol.lower
         )
         raise OutOfMemory(f"the memory does not suffice for the evaluation: lower {lower}") from error
 

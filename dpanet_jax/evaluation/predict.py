@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,15 @@ import jax
 import numpy as np
 
 from dpanet_jax.data import images
-from dpanet_jax.data.classes import Classes, colorize
+from dpanet_jax.data.classes import IGNORE_LABEL, Classes, colorize
 from dpanet_jax.data.finder import VIDEO_SUFFIXES
-from dpanet_jax.errors import DPANetError, UsageError
-from dpanet_jax.evaluation import figures, video
+from dpanet_jax.errors import DPANetError, OutOfMemory, UsageError, is_out_of_memory
+from dpanet_jax.evaluation import figures, protocols, together, video
 from dpanet_jax.evaluation.trained import TrainedModel
 from dpanet_jax.evaluation.writers import Writers
 from dpanet_jax.paths import AnyPath, Remote, anywhere, require_writable
 
 KINDS = ("ids", "color", "overlay")
-
-# Images of one size share a batch up to so many pixels and images, on each device.
-_PIXELS, _IMAGES = 2**21, 16
-# To a store at a time, whose answers take longer than their content.
-_REQUESTS = 16
 
 
 class PredictError(DPANetError):
@@ -134,16 +129,19 @@ def predict_files(
     output: AnyPath,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     train_ids: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
     """Writes for each file of `found` (what `data.finder.find` returns) ids, colours and overlay.
 
     They lie under `output`, as this module says. The ids are those of the label files, `classes.raw_ids`;
-    with `train_ids` those of the network, 0 to K-1. A file that cannot be read is left out, and named in what
-    is returned. `progress` wraps an iterable with an item for each image, and one for each video with an item
-    for each frame. Raises OSError where an output cannot be written.
+    with `train_ids` those of the network, 0 to K-1; 255 is no prediction. A file that cannot be read is left
+    out, and named in what is returned. `progress` wraps an iterable with an item for each image, and one for
+    each video with an item for each frame. `tell` takes a line that is said before the work: for how many
+    sizes the network is compiled. Raises OSError where an output cannot be written, and OutOfMemory.
     """
     done = Predicted()
-    to_id = np.arange(len(model.classes), dtype=np.uint8) if train_ids else model.classes.raw_ids
+    to_id = np.full(256, IGNORE_LABEL, np.uint8)  # A protocol may predict nothing for a pixel.
+    to_id[: len(model.classes)] = np.arange(len(model.classes)) if train_ids else model.classes.raw_ids
     stills = {name: path for name, path in found.items() if not is_video(path)}
     roots = {kind: output / kind for kind in KINDS}
     with Writers() as writers:
@@ -155,7 +153,11 @@ def predict_files(
             )
 
         if stills:
-            for _ in progress(_Sized(_predict_images(model, stills, finish, done), len(stills))):
+            by_size = together.by_size(stills)
+            sizes = sum(isinstance(size, tuple) for size in by_size)
+            if line := protocols.compilations(model.protocol, sizes):
+                tell(line)
+            for _ in progress(_Sized(_predict_images(model, stills, by_size, finish, done), len(stills))):
                 pass
             writers.finish()
         for name, path in found.items():
@@ -180,12 +182,14 @@ class _Sized:
 def _predict_images(
     model: TrainedModel,
     found: Mapping[Path, AnyPath],
+    by_size: together.BySize,
     finish: Callable[[Path, np.ndarray, np.ndarray], None],
     done: Predicted,
 ) -> Iterator[Path]:
     """Yields the name of each image once its labels are handed to `finish`, or it has failed."""
+    batches = together.of_one_size if model.protocol.fills_up else together.of_any_sizes
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
-        for names, size, futures in _read_ahead(readers, found, _batches(found)):
+        for names, size, futures in _read_ahead(readers, found, batches(by_size)):
             read: dict[Path, np.ndarray] = {}
             for name, future in zip(names, futures, strict=True):
                 try:
@@ -204,31 +208,6 @@ def _predict_images(
                 else:
                     finish(name, read[name], labels)
             yield from names
-
-
-def _batches(found: Mapping[Path, AnyPath]) -> Iterator[tuple[list[Path], int]]:
-    """(names of images of one size, rows of their batch); all batches of one size have as many rows."""
-    by_size: dict[Any, list[Path]] = {}
-    for name, size in zip(found, _sizes(found.values()), strict=True):
-        by_size.setdefault(size or name, []).append(name)
-    for size, names in by_size.items():
-        most = rows_of_a_batch(size) if isinstance(size, tuple) else 1
-        count = -(-len(names) // most)
-        rows = -(-len(names) // count)
-        for start in range(0, len(names), rows):
-            yield names[start : start + rows], rows
-
-
-def _sizes(files: Collection[AnyPath]) -> list[tuple[int, int] | None]:
-    if not any(isinstance(path, Remote) for path in files):
-        return [images.read_size(path) for path in files]
-    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as readers:
-        return list(readers.map(images.read_size, files))
-
-
-def rows_of_a_batch(size: tuple[int, int]) -> int:
-    """How many images of a (height, width) one batch holds at most, over this host's devices."""
-    return jax.local_device_count() * max(1, min(_IMAGES, _PIXELS // max(1, size[0] * size[1])))
 
 
 def _read_ahead(
@@ -251,34 +230,38 @@ def _labels(model: TrainedModel, read: Mapping[Path, np.ndarray], rows: int) -> 
     for name, image in read.items():  # A header may have said another size than the pixels have.
         by_shape.setdefault(image.shape, []).append(name)
     labels: dict[Path, np.ndarray | None] = {}
-    for names in by_shape.values():
-        together = batch_labels(model, [read[name] for name in names], rows)
-        if together is None:
+    groups = list(by_shape.values()) if model.protocol.fills_up else [list(read)] if read else []
+    for names in groups:
+        found = batch_labels(model, [read[name] for name in names], rows)
+        if found is None:
             one_by_one = [batch_labels(model, [read[name]], 1) for name in names]
             labels |= {name: one[0] if one else None for name, one in zip(names, one_by_one, strict=True)}
         else:
-            labels |= dict(zip(names, together, strict=True))
+            labels |= dict(zip(names, found, strict=True))
     return labels
 
 
 def batch_labels(model: TrainedModel, batch: list[np.ndarray], rows: int) -> list[np.ndarray] | None:
-    """uint8 (H, W) train ids of images of one shape, put through the network as a batch of `rows`.
+    """uint8 (H, W) train ids of images, put through the network together; None where memory does not suffice.
 
-    None where the device's memory does not hold them.
+    Where the protocol compiles for a batch's shape, they are of one shape, and make a batch of `rows`.
     """
-    devices = jax.local_device_count()
-    rows = max(rows, len(batch)) if model.protocol.fills_up else len(batch)
+    given: Any = batch
     if model.protocol.fills_up:
+        devices, rows = jax.local_device_count(), max(rows, len(batch))
         rows = -(-rows // devices) * devices if rows > 1 else 1
-    stacked = np.zeros((rows, *batch[0].shape), np.uint8)
-    for row, image in enumerate(batch):
-        stacked[row] = image
+        given = np.zeros((rows, *batch[0].shape), np.uint8)
+        for row, image in enumerate(batch):
+            given[row] = image
     try:
-        return list(model.protocol.ids(stacked, model.device_variables)[: len(batch)])
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        return list(model.protocol.ids(given, model.device_variables)[: len(batch)])
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
-        return None
+        if model.protocol.fills_up:
+            return None
+        # Every image is put through in batches of the same shape.
+        raise OutOfMemory(f"the memory does not suffice to predict: lower {model.protocol.lower}") from error
 
 
 def _write(
@@ -312,16 +295,18 @@ def _predict_video(
     done: Predicted,
 ) -> None:
     def label(frames: list[np.ndarray]) -> list[np.ndarray]:
-        labels = batch_labels(model, frames, rows_of_a_batch(frames[0].shape[:2]))
+        labels = batch_labels(model, frames, together.rows_of_a_batch(frames[0].shape[:2]))
         if labels is None:
             raise images.ImageError(f"{path}: its frames are more than the device's memory holds")
         return labels
 
     try:
-        clip = video.open_video(path, lambda frame: rows_of_a_batch(frame.shape[:2]))
+        clip = video.open_video(path, lambda frame: together.rows_of_a_batch(frame.shape[:2]))
         steps = video.segment(clip, targets, label, model.classes, to_id, writers)
         for _ in progress(_Sized(steps, clip.length) if clip.length else steps):
             pass
         done.videos += 1
+    except OutOfMemory:
+        raise  # No other file would fare better.
     except DPANetError as error:
         done.failed.append(str(error))

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -46,22 +46,27 @@ def print_table(
         note = "" if figures["present"][k] else " (absent)"
         table.add_row(
             escape(name) + note,
-            _percent(figures["iou"][k]),
-            _percent(figures["accuracy"][k]),
-            _percent(figures["labels"][k] / total),
-            *([_percent(edges["iou"][k])] if edges else []),
+            percent(figures["iou"][k]),
+            percent(figures["accuracy"][k]),
+            percent(figures["labels"][k] / total),
+            *([percent(edges["iou"][k])] if edges else []),
         )
     table.add_section()
     for key, words in _SUMMARY.items():
-        table.add_row(words, _percent(figures[key]), "", "")
+        table.add_row(words, percent(figures[key]), "", "")
     if edges:
-        table.add_row("mean boundary IoU", _percent(edges["mean"]), "", "")
-    # A table in a log file keeps its width whatever the terminal that the log is made in.
+        table.add_row("mean boundary IoU", percent(edges["mean"]), "", "")
+    show(table)
+
+
+def show(table: Table) -> None:
+    """Prints a table. In a log file it keeps its width, whatever the terminal that the log is made in."""
     console = Console()
     (console if console.is_terminal else Console(width=100)).print(table)
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A fraction in [0, 1] in words for a table; NaN is a dash."""
     return "–" if value != value else f"{100 * value:.2f}"
 
 
@@ -82,15 +87,15 @@ def write_files(
     content = {
         **about,
         "absent": absent,
-        **{key: _number(figures[key]) for key in _SUMMARY},
-        **({"mean_boundary_iou": _number(edges["mean"])} if edges else {}),
+        **{key: number(figures[key]) for key in _SUMMARY},
+        **({"mean_boundary_iou": number(edges["mean"])} if edges else {}),
         "classes": [
             {
                 "name": name,
-                "iou": _number(figures["iou"][k]),
-                "accuracy": _number(figures["accuracy"][k]),
+                "iou": number(figures["iou"][k]),
+                "accuracy": number(figures["accuracy"][k]),
                 "pixels": int(figures["labels"][k]),
-                **({"boundary_iou": _number(edges["iou"][k])} if edges else {}),
+                **({"boundary_iou": number(edges["iou"][k])} if edges else {}),
             }
             for k, name in enumerate(names)
         ],
@@ -104,16 +109,29 @@ def write_files(
     return paths.write_text(stem.with_name(stem.name + ".json"), json.dumps(content, indent=1) + "\n")
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """A figure as JSON has it: NaN is null."""
     return None if value != value else float(value)
 
 
 def report_stem(model: TrainedModel, workdir: AnyPath, split_name: str) -> AnyPath:
-    """WORKDIR/evaluation/SPLIT_PROTOCOL; at another base_size than the run's, …_SIZE. See `write_files`."""
+    """WORKDIR/evaluation/SPLIT_PROTOCOL; at another base_size or window than the run's, …_SIZE.
+
+    See `write_files`.
+    """
     name = f"{split_name.replace('+', '_')}_{model.protocol.name}"
     if model.base_size != model.config.evaluation.base_size:
         name += f"_{model.base_size}"
+    window = _window(model)
+    own = tuple(model.config.evaluation.window)
+    if window not in (None, own if any(own) else tuple(model.config.data.crop_size)):
+        name += f"_{window[0]}x{window[1]}"
     return workdir / "evaluation" / name
+
+
+def _window(model: TrainedModel) -> Any:
+    """(height, width) of the protocol's windows; None where it has none."""
+    return getattr(model.protocol, "window", None)
 
 
 def write_report(
@@ -122,17 +140,23 @@ def write_report(
     workdir: AnyPath,
     split_name: str,
     boundary: BoundaryIoU | None = None,
+    benchmark: Mapping[str, Any] | None = None,
 ) -> AnyPath:
-    """`report_stem` with .json and .csv. The protocol is the one that was run. Returns the JSON's path."""
+    """`report_stem` with .json and .csv. The protocol is the one that was run. Returns the JSON's path.
+
+    benchmark: {name: figures that only the JSON has}, as a benchmark of this name counts them.
+    """
     config = model.config
     about = {
         "dataset": config.data.dataset,
         "split": split_name,
         "protocol": model.protocol.name,
         "base_size": model.base_size,
+        **({"window": list(_window(model))} if _window(model) else {}),
         "checkpoint": str(model.folder),
         "step": model.step,
         "provenance": provenance(),
+        **(benchmark or {}),
     }
     stem = report_stem(model, workdir, split_name)
     return write_files(matrix, model.classes.names, stem, about, config.evaluation.absent, boundary)

@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpanet_jax import checkpoint, models
+from dpanet_jax import checkpoint, compilation_cache, models
 from dpanet_jax import config as config_lib
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.errors import UsageError
 from dpanet_jax.evaluation import protocols
+from dpanet_jax.evaluation.options import replaced
 from dpanet_jax.models.precision import computing_in, param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.paths import AnyPath, PathLike
@@ -25,16 +26,24 @@ class TrainedModel:
     """The weights, classes and config of one checkpoint, and the protocol that it predicts by.
 
     classes: names, colours, ids. config: the run's. step: of the checkpoint. folder: where it lies.
-    protocol and base_size: the run's own, unless they were given.
+    protocol and base_size: the run's own, unless they were given; so are the window and how many at a time.
     """
 
-    def __init__(self, folder: AnyPath, base_size: int | None = None, protocol: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: AnyPath,
+        base_size: int | None = None,
+        protocol: str | None = None,
+        window: tuple[int, ...] | None = None,
+        window_batch: int | None = None,
+    ) -> None:
         about = checkpoint.load_about(folder)
         self.config = config_lib.from_dict(about["config"], checkpoint.written_by(about))
         self.step = int(folder.name) if folder.name.isdigit() else None
         self.folder = folder
         self.classes = Classes.from_dict(about["classes"])
         options = config_lib.sections(self.config)
+        evaluation = replaced(options.evaluation, window=window, window_batch=window_batch)
         param_dtype = param_dtype_for(options.model.get("dtype", "float32"))
         model = models.build(len(self.classes.names), param_dtype=param_dtype, **options.model)
         with computing_in(model.dtype):
@@ -42,10 +51,10 @@ class TrainedModel:
         # As NumPy arrays, for the export; on the devices, for the protocol.
         self.variables = checkpoint.load_variables(folder, like)
         self.protocol = protocols.make(
-            options.evaluation.protocol if protocol is None else protocol,
+            evaluation.protocol if protocol is None else protocol,
             model,
-            base_size=options.evaluation.base_size if base_size is None else base_size,
-            options=options.evaluation,
+            base_size=evaluation.base_size if base_size is None else base_size,
+            options=evaluation,
             crop_size=options.data.crop_size,
         )
         self.base_size = self.protocol.base_size
@@ -63,6 +72,7 @@ class TrainedModel:
         """One image uint8 (H, W, 3) RGB → uint8 (H, W) train ids; a list of any sizes → a list.
 
         A train id is the class's place in `classes.names`; `classes.raw_ids[ids]` are the label files' own.
+        255 is no prediction: `center_crop` has none outside of its crop.
 
         Raises ImageArrayError for another type or shape.
         """
@@ -71,7 +81,9 @@ class TrainedModel:
         return self.protocol.ids(check_image(images)[None], self.device_variables)[0]
 
     def probabilities(self, images: Any) -> Any:
-        """One image uint8 (H, W, 3) RGB → float32 (H, W, K), which sums to 1 over K; a list → a list.
+        """One image uint8 (H, W, 3) RGB → float32 (H, W, K); a list → a list.
+
+        They sum to 1 over K; outside of the crop of `center_crop` they are 0.
 
         Raises ImageArrayError for another type or shape.
         """
@@ -85,12 +97,15 @@ def load_trained(
     which: str | int = "best",
     base_size: int | None = None,
     protocol: str | None = None,
+    window: tuple[int, ...] | None = None,
+    window_batch: int | None = None,
 ) -> TrainedModel:
     """See `dpanet_jax.load`. Raises CheckpointError, with those that are whole, where it is damaged."""
+    compilation_cache.enable()
     for attempt in range(_ATTEMPTS):
         folder = checkpoint.find(workdir_or_checkpoint, which)
         try:
-            return TrainedModel(folder, base_size, protocol)
+            return TrainedModel(folder, base_size, protocol, window, window_batch)
         except checkpoint.Damaged as error:
             if folder.is_dir() or attempt == _ATTEMPTS - 1:
                 raise checkpoint.CheckpointError(f"{error}; {_whole_ones(folder)}") from error

@@ -35,13 +35,20 @@ __all__ = [
 
 
 def build(
-    num_classes: int, *, param_dtype: Any = "float32", axis_name: str | None = None, **options: Any
+    num_classes: int,
+    *,
+    param_dtype: Any = "float32",
+    axis_name: str | None = None,
+    backbone_trains: bool = True,
+    **options: Any,
 ) -> Segmenter:
     """The network for `num_classes` classes; `options` are the keys of `config.model`, there documented.
 
-    `axis_name` is the mapped axis that batch norm averages over. None stands for 0 in `reduce_channels` and
-    for () in `multi_grid`. Raises OptionError (a ValueError) naming the option that is unknown, has a value
-    that it may not have, or is not its default although no chosen module uses it.
+    `axis_name` is the mapped axis that batch norm averages over. With `backbone_trains` False the backbone
+    computes in training as it does in inference, its batch norms by their stored statistics. None stands for
+    0 in `reduce_channels` and for () in `multi_grid`. Raises OptionError (a ValueError) naming the option
+    that is unknown, has a value that it may not have, or is not its default although no chosen module uses
+    it.
     """
     if type(num_classes) is not int or num_classes < 1:
         raise OptionError(f"num_classes={num_classes!r}: must be a whole number, 1 or more")
@@ -50,7 +57,13 @@ def build(
     numerics = Numerics(
         param_dtype=_dtype_name(param_dtype), axis_name=axis_name, **own_fields(Numerics, values)
     )
-    model = Segmenter(num_classes, numerics=numerics, options=values, **own_fields(Segmenter, values))
+    model = Segmenter(
+        num_classes,
+        numerics=numerics,
+        options=values,
+        backbone_trains=backbone_trains,
+        **own_fields(Segmenter, values),
+    )
     _check_modules(model)
     return model
 

@@ -46,6 +46,8 @@ class Segmenter(nn.Module):
     ] = False
     numerics: Numerics = Numerics()
     options: Mapping[str, Any] = FrozenDict()
+    # False: the backbone is called as in inference in training too.
+    backbone_trains: bool = True
 
     def __post_init__(self) -> None:
         # Only so is the module hashable, and equal models share what is compiled for one of them.
@@ -84,7 +86,7 @@ class Segmenter(nn.Module):
         if self.head_name in NETWORKS:
             outputs = self.network(images, train)
         else:
-            stages = self.backbone(images, train)
+            stages = self.backbone(images, train and self.backbone_trains)
             outputs = self.head(stages, train)
             if self.auxiliary and train:
                 outputs = {**outputs, "auxiliary": self.auxiliary_head(stages, train)["logits"]}

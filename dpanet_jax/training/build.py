@@ -96,6 +96,7 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     options = config_lib.sections(config)
     if pretrained:
         config_lib.check_pretrained(options.pretrained.pretrained)
+        config_lib.check_frozen_weights(options)
     training, data = options.training, options.data
     train_split = open_split(data.dataset, data.train_split, data.data_dir or None)
     val_split = open_split(data.dataset, data.val_split, data.data_dir or None)
@@ -106,7 +107,8 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     on_devices = layout.make(options.run.parallelism, options.sharding)
     computed = computation(options, len(classes.names), steps, on_devices)
     model = computed.model
-    state = TrainState.create(initial_variables(options, model, pretrained), computed.optimizer)
+    variables = initial_variables(options, model, pretrained)
+    state = TrainState.create(variables, computed.optimizer, training)
     return Parts(
         options=options,
         train_split=train_split,
@@ -158,13 +160,15 @@ def computation(options: Sections, num_classes: int, num_steps: int, on_devices:
     schedule = schedule_for(options.optimizer, training.batch_size, num_steps)
     optimizer = make_optimizer(schedule, options.optimizer)
     train_step = make_train_step(
-        make_model(axis_name=on_devices.axis_name),
+        make_model(axis_name=on_devices.axis_name, backbone_trains=training.freeze == "nothing"),
         optimizer,
         schedule,
         options.loss,
         options=options.loss_options,
         seed=options.run.seed,
         accumulate_steps=training.accumulate_steps,
+        freeze=training.freeze,
+        ema_decay=training.ema_decay,
         axis_name=on_devices.axis_name,
         gather=on_devices.gather,
         scatter=on_devices.scatter,

@@ -7,6 +7,7 @@ import jax
 
 from dpanet_jax import models
 from dpanet_jax.config import ConfigError, Sections
+from dpanet_jax.models.precision import computing_in
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training.traced import equations
 
@@ -25,7 +26,8 @@ def require_even_height(options: Sections) -> None:
         return
     model = models.build(2, **options.model)
     tall = _ROWS * space
-    trace = jax.make_jaxpr(lambda rng: init_variables(model, rng, (tall, _ROWS)))(jax.random.key(0))
+    with computing_in(model.dtype):  # JAX warns of float64 elsewhere.
+        trace = jax.make_jaxpr(lambda rng: init_variables(model, rng, (tall, _ROWS)))(jax.random.key(0))
     heights = {*_convolved(trace.jaxpr), tall}
     if uneven := sorted(rows for rows in heights if rows % space):
         raise ConfigError(

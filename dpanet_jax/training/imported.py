@@ -129,7 +129,7 @@ def _state(options: Sections, classes: Classes, weights: str) -> TrainState:
         ) from error
     # Its numbers do not go into the state, which is the same for every schedule.
     optimizer = make_optimizer(lambda step: jnp.zeros(()), options.optimizer)
-    state = TrainState.create(variables, optimizer)
+    state = TrainState.create(variables, optimizer, options.training)
     return jax.tree.map(np.asarray, state)
 
 

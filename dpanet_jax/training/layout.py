@@ -95,7 +95,9 @@ class Jit:
         split = self.sharding.state
         shardings: TrainState = jax.tree.map(lambda _: self.whole, state)
         if split != "whole":
-            shardings = dataclasses.replace(shardings, opt_state=self._split(state.opt_state))
+            # The average is the optimizer's alone, too: no step computes with it.
+            own = {"opt_state": self._split(state.opt_state), "ema": self._split(state.ema)}
+            shardings = dataclasses.replace(shardings, **own)
         if split == "parameters":
             shardings = dataclasses.replace(shardings, params=self._split(state.params))
         return shardings

@@ -12,10 +12,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from dpanet_jax import compilation_cache, hosts
 from dpanet_jax import config as config_lib
-from dpanet_jax import hosts
 from dpanet_jax.checkpoint import Checkpoints
-from dpanet_jax.evaluation import report
+from dpanet_jax.evaluation import protocols, report
 from dpanet_jax.evaluation.evaluate import Evaluated, evaluate, memory_said_in_one_line
 from dpanet_jax.models.precision import computing_in
 from dpanet_jax.progress import is_main_process, message, progress_bar
@@ -25,6 +25,7 @@ from dpanet_jax.training.errors import Interrupted
 from dpanet_jax.training.imported import require_classes
 from dpanet_jax.training.interruption import CutShort, Interruption
 from dpanet_jax.training.log import RunLog, Window
+from dpanet_jax.training.patience import Patience
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.workdir import Workdir
 
@@ -38,6 +39,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     suffice, or another run holds the workdir, Interrupted after a signal, CheckpointError where no checkpoint
     of the workdir is whole, and HostError where hosts differ, or one of them fails.
     """
+    compilation_cache.enable()
     with hosts.agreed():
         require_valid(config)
         config = config_lib.resolved(config)
@@ -49,7 +51,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
         with hosts.agreed():
             parts = build(agreement.of_this_host(values, config), pretrained=not goes_on)
         agreement.require_same_contents(parts)
-        kept = parts.options.checkpoint
+        kept, patience = parts.options.checkpoint, Patience(parts.options.training.patience)
         with Checkpoints(
             folder.path, kept.keep_latest, kept.keep_best, writes=folder.writes, tell=message
         ) as checkpoints:
@@ -62,6 +64,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
                 evaluated = not parts.is_evaluated(restored.step) or hosts.of_main(
                     lambda: checkpoints.has_score(restored.step)
                 )
+                scores = hosts.of_main(checkpoints.scores)
+                patience.go_on(restored.about.get("patience", {}), restored.step, scores)
                 if restored.about.get("data"):
                     parts.batches.set_state(restored.about["data"])
                 else:  # Weights that were imported have read no data yet.
@@ -74,16 +78,23 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
                 folder.open_log(int(state.step), evaluated) as log,
                 stopped.in_one_line(parts, checkpoints, folder),
             ):
-                return _Run(parts, state, checkpoints, log, folder).to_the_end(evaluated)
+                return _Run(parts, state, checkpoints, log, folder, patience).to_the_end(evaluated)
 
 
 class _Run:
-    """Steps, checkpoints and evaluations, in this order, until the last step."""
+    """Steps, checkpoints and evaluations, in this order, until the last step or the end of the patience."""
 
     def __init__(
-        self, parts: Parts, state: TrainState, checkpoints: Checkpoints, log: RunLog, folder: Workdir
+        self,
+        parts: Parts,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        folder: Workdir,
+        patience: Patience,
     ) -> None:
         self.parts, self.checkpoints, self.log, self.folder = parts, checkpoints, log, folder
+        self.patience = patience
         self.step = int(state.step)
         self.state = parts.layout.put_state(state)
         self.evaluated: Evaluated | None = None  # at the last step
@@ -91,6 +102,9 @@ class _Run:
     def to_the_end(self, evaluated: bool) -> dict[str, Any]:
         """Returns the last evaluation. `evaluated`: whether the step to begin from needs none any more."""
         parts = self.parts
+        sizes = len(set(parts.val_split.sizes))
+        if sizes >= protocols.MANY_SIZES and (line := protocols.compilations(parts.protocol, sizes)):
+            message(line)
         if self.step == 0 and self.folder.writes:
             pictures.draw_first_batch(parts.batches, parts.classes, self.log)
         with (
@@ -101,6 +115,9 @@ class _Run:
                 self._evaluate(interruption)
             window = Window(self.log, bar, parts.options.training.batch_size)
             while self.step < parts.total_steps:
+                if self.patience.is_over:
+                    message(self.patience.in_words(self.step, parts.total_steps))
+                    break
                 self._one_step(window, interruption)
             if self.evaluated is None:  # The run had been finished before.
                 self.evaluated = self._evaluated(interruption)
@@ -134,7 +151,10 @@ class _Run:
         state = self.parts.layout.take_state(self.state).to_host()
         state.require_finite()
         self.log.sync()
-        self.checkpoints.save(state, {**self.parts.about, "data": self.parts.batches.get_state()})
+        about = {**self.parts.about, "data": self.parts.batches.get_state()}
+        if self.patience.limit:
+            about["patience"] = self.patience.to_dict()
+        self.checkpoints.save(state, about)
 
     def _stop(self, by: str) -> None:
         self.checkpoints.wait()
@@ -151,6 +171,7 @@ class _Run:
         names = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
         self.log.scalars(self.step, {f"val/{name}": figures[name] for name in names})
         self.checkpoints.add_score(self.step, figures["mean_iou"], parts.measured)
+        self.patience.add(self.step, figures["mean_iou"], parts.measured)
         message(
             f"step {self.step}: {parts.options.data.val_split} mean IoU {100 * figures['mean_iou']:.2f}%, "
             f"pixel accuracy {100 * figures['pixel_accuracy']:.2f}%"
@@ -163,7 +184,7 @@ class _Run:
         batch_size, watched = parts.options.evaluation.batch_size, interruption.until_noted
         variables = jax.tree.map(np.asarray, parts.layout.take_state(self.state).variables)
         try:
-            with memory_said_in_one_line(batch_size):
+            with memory_said_in_one_line(batch_size, parts.protocol):
                 variables = parts.protocol.put(variables)
             return evaluate(
                 parts.protocol, variables, parts.val_split, batch_size, keep=keep, progress=watched

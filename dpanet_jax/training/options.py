@@ -1,9 +1,11 @@
 """How a network is trained: `config` itself, and its sections from `.loss` to `.checkpoint`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from dpanet_jax.options import Option, OptionError
+
+Freeze: TypeAlias = Literal["nothing", "batch_norms", "backbone"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +97,60 @@ class Loss:
                 raise OptionError(f"{name}={getattr(self, name)!r}: loss.cross_entropy, which uses it, is 0")
 
 
+# Options that not every optimizer, or not every schedule, has: what chooses it, and which have them.
+_ONLY_OF = {
+    "momentum": ("name", ("sgd", "lars")),
+    "trust_coefficient": ("name", ("lars",)),
+    "beta1": ("name", ("adamw",)),
+    "beta2": ("name", ("adamw",)),
+    "eps": ("name", ("adamw",)),
+    "power": ("schedule", ("poly",)),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """SGD or LARS with the poly schedule; see `training.optimizer`."""
+    """SGD, LARS or AdamW, with the poly or the cosine schedule; see `training.optimizer`."""
 
     name: Annotated[
-        Literal["sgd", "lars"],
-        Option("sgd, as PyTorch's; lars: each layer a rate of its own, for batches of many hundreds"),
+        Literal["sgd", "lars", "adamw"],
+        Option(
+            "sgd, as PyTorch's; lars: each layer a rate of its own, for batches of many hundreds; adamw, as"
+            " PyTorch's"
+        ),
     ] = "sgd"
     lr: Annotated[float, Option("learning rate of the backbone at the first step", least=0)] = 0.003
     lr_batch_size: Annotated[
         int, Option("batch size that lr is for, and scales linearly from; 0: lr as it is", least=0)
     ] = 0
     head_lr_multiplier: Annotated[float, Option("times lr: the rate of all but the backbone", least=0)] = 10.0
+    layer_decay: Annotated[
+        float,
+        Option(
+            "times the rate, once for each step away from the heads: layer4 once, …, layer1 four times, the"
+            " stem five times; 1: off",
+            above=0,
+            most=1,
+        ),
+    ] = 1.0
     momentum: Annotated[float, Option("of SGD and LARS", least=0, below=1)] = 0.9
+    beta1: Annotated[float, Option("of AdamW: decay of the gradients' mean", least=0, below=1)] = 0.9
+    beta2: Annotated[
+        float, Option("of AdamW: decay of the mean of the gradients' squares", least=0, below=1)
+    ] = 0.999
+    eps: Annotated[float, Option("of AdamW: added to the root of that mean", above=0)] = 1e-8
     weight_decay: Annotated[
-        float, Option("on every parameter, added to the gradient as PyTorch does", least=0)
+        float,
+        Option(
+            "on every parameter, added to the gradient as PyTorch does; with adamw on every parameter beside"
+            " the gradient; with lars on kernels alone",
+            least=0,
+        ),
     ] = 1e-4
+    schedule: Annotated[
+        Literal["poly", "cosine"],
+        Option("how the rate falls: poly, or lr · (1 + cos(π · step/total)) / 2"),
+    ] = "poly"
     power: Annotated[float, Option("of the poly schedule, lr · (1 − step/total)^power", least=0)] = 0.9
     warmup_steps: Annotated[
         int, Option("steps in which the rate rises linearly to the schedule", least=0)
@@ -121,11 +160,17 @@ class Optimizer:
     ] = 0.001
 
     def __post_init__(self) -> None:
-        if self.name == "sgd" and self.trust_coefficient != type(self).trust_coefficient:
-            raise OptionError(
-                f"trust_coefficient={self.trust_coefficient!r}: sgd has none; set optimizer.name to lars, or "
-                f"leave it at its default, {type(self).trust_coefficient:g}"
+        for option, (chooses, having) in _ONLY_OF.items():
+            value, default, chosen = (
+                getattr(self, option),
+                getattr(type(self), option),
+                getattr(self, chooses),
             )
+            if chosen not in having and value != default:
+                raise OptionError(
+                    f"{option}={value!r}: {chosen} has none; set optimizer.{chooses} to "
+                    f"{' or '.join(having)}, or leave it at its default, {default:g}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +183,29 @@ class Training:
     accumulate_steps: Annotated[
         int, Option("parts that a batch is computed in, one after another, to save memory", least=1)
     ] = 1
+    freeze: Annotated[
+        Freeze,
+        Option(
+            "what of the backbone is not trained: nothing; batch_norms, their statistics, scales and biases;"
+            " all of it"
+        ),
+    ] = "nothing"
+    ema_decay: Annotated[
+        float,
+        Option(
+            "decay of the exponential moving average of the weights, which is evaluated and saved; 0: none",
+            least=0,
+            below=1,
+        ),
+    ] = 0.0
+    patience: Annotated[
+        int,
+        Option(
+            "evaluations without a higher validation mean IoU after which the run ends early; 0: none",
+            least=0,
+            kind="operation",
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate_steps:

@@ -12,10 +12,11 @@ import optax
 from dpanet_jax.data.classes import IGNORE_LABEL
 from dpanet_jax.models.loss_term import LossTerm
 from dpanet_jax.models.normalize import normalize
+from dpanet_jax.training import average, freezing
 from dpanet_jax.training.layout import Batch, Metrics, TrainStep
 from dpanet_jax.training.losses import Totals, count_valid, multi_loss, require_whole_batches, totals
 from dpanet_jax.training.optimizer import Schedule
-from dpanet_jax.training.options import Loss
+from dpanet_jax.training.options import Freeze, Loss
 from dpanet_jax.training.state import TrainState
 
 # (state, part of the batch, dropout key, totals) → (batch_stats, sums); see `make_gradients`.
@@ -55,6 +56,8 @@ def make_train_step(
     options: Loss = _PLAIN,
     seed: int = 0,
     accumulate_steps: int = 1,
+    freeze: Freeze = "nothing",
+    ema_decay: float = 0.0,
     axis_name: str | None = None,
     gather: Relay = _as_it_is,
     scatter: Relay = _as_it_is,
@@ -70,15 +73,18 @@ def make_train_step(
     The loss is a mean over the valid pixels of the global batch, or what else `options` say (see
     `losses.multi_loss`), so every part divides by the same total and the parts' gradients add up.
     With `accumulate_steps` > 1 the batch is computed in that many parts; batch norm then sees, and averages
-    over, each part by itself. `gather` and `scatter`, as of `layout.Jit`, lay the parameters and their
-    gradients anew on the devices. Raises ConfigError for a loss that cannot be computed in parts.
+    over, each part by itself. What `freeze` names stays as it is, and "grad_norm" is of the rest; the
+    model's own batch norms must be frozen too (`models.build`'s `backbone_trains`). `ema_decay` is that of
+    `average`, whose state must be there. `gather` and `scatter`,
+    as of `layout.Jit`, lay the parameters and their gradients anew on the devices. Raises ConfigError for a
+    loss that cannot be computed in parts.
     """
 
     def over_devices(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     require_whole_batches(options, accumulate_steps)
-    compute = make_gradients(model, loss_weights, options, scatter, over_devices)
+    compute = make_gradients(model, loss_weights, options, scatter, over_devices, freeze)
     if accumulate_steps > 1:
         compute = in_parts(compute, accumulate_steps)
 
@@ -91,7 +97,8 @@ def make_train_step(
         gathered = dataclasses.replace(state, params=gather(state.params))
         batch_stats, sums = compute(gathered, batch, rng, total)
         grads, loss, terms, correct = over_devices(sums)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        trained, frozen = freezing.split(state.params, state.batch_stats, freeze)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         metrics = {
             "loss": loss,
             **{f"loss/{term}": value for term, value in terms.items()},
@@ -99,12 +106,16 @@ def make_train_step(
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
             "grad_norm": optax.tree.norm(grads),
         }
-        state = TrainState(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=freezing.join(optax.apply_updates(trained, updates), frozen),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if ema_decay:
+            ema = average.updated(state.ema, state.trained, state.step, ema_decay)
+            state = dataclasses.replace(state, ema=ema)
         return state, metrics
 
     return train_step
@@ -126,19 +137,21 @@ def make_gradients(
     options: Loss = _PLAIN,
     scatter: Relay = _as_it_is,
     over_devices: Callable[[Any], Any] = _as_it_is,
+    freeze: Freeze = "nothing",
 ) -> Gradients:
     """`gradients(state, part, rng, total)` → batch statistics, and (gradients, loss, terms, correct).
 
-    The latter are this part's share of the global batch's, so that parts' and devices' add up.
+    The latter are this part's share of the global batch's, so that parts' and devices' add up. There is no
+    gradient of what is frozen, and no backward pass through a frozen backbone.
     """
     loss_terms = model.loss_terms()
 
     def loss_fn(
-        params: Any, batch_stats: Any, part: Batch, rng: jax.Array, total: Totals
+        trained: Any, frozen: Any, batch_stats: Any, part: Batch, rng: jax.Array, total: Totals
     ) -> tuple[jax.Array, Any]:
         images = normalize(part["image"], part["extent"], model.dtype)
         outputs, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
+            {"params": freezing.join(trained, frozen), "batch_stats": batch_stats},
             images,
             train=True,
             mutable=["batch_stats"],
@@ -159,8 +172,9 @@ def make_gradients(
 
     def gradients(state: TrainState, part: Batch, rng: jax.Array, total: Totals) -> Any:
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        trained, frozen = freezing.split(state.params, state.batch_stats, freeze)
         (loss, (batch_stats, terms, correct)), grads = grad_fn(
-            state.params, state.batch_stats, part, rng, total
+            trained, frozen, state.batch_stats, part, rng, total
         )
         return batch_stats, (scatter(grads), loss, terms, correct)
 

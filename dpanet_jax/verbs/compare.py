@@ -32,8 +32,10 @@ def run(values: flags.FlagValues) -> None:
     for module in ("torch", "matplotlib"):
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"compare needs {module}: pip install {module}")
+    from dpanet_jax import compilation_cache
     from dpanet_jax.compare import run as run_lib
 
+    compilation_cache.enable()
     name = Path(config_flags.get_config_filename(values["config"])).stem
     run_lib.run(
         values.config,

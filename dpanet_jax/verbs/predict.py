@@ -4,7 +4,7 @@ from absl import flags
 
 from dpanet_jax import paths
 from dpanet_jax.command_line import require_flags, string_flag
-from dpanet_jax.verbs.shared import model_flags, protocol_flags, trained, with_progress
+from dpanet_jax.verbs.shared import model_flags, protocol_flags, trained_for, with_progress
 
 WORDS = "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER"
 
@@ -28,13 +28,14 @@ def run(values: flags.FlagValues) -> None:
     require_flags(values, "workdir", "input", "output")
     from dpanet_jax.data import finder
     from dpanet_jax.evaluation import predict as predict_lib
+    from dpanet_jax.progress import message
 
     output = paths.anywhere(values.output)
     found = finder.find(paths.anywhere(values.input), leave_out=predict_lib.earlier_outputs(output))
     predict_lib.check_output(output, found)
-    model = trained(values, values.base_size, values.protocol)
+    model = trained_for(values)
     predicted = predict_lib.predict_files(
-        model, found, output, progress=with_progress("image"), train_ids=values.train_ids
+        model, found, output, progress=with_progress("image"), train_ids=values.train_ids, tell=message
     )
     if predicted.images or predicted.videos:
         counts = {"image": predicted.images, "video": predicted.videos}

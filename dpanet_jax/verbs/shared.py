@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from dpanet_jax.command_line import string_flag
+from dpanet_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from dpanet_jax.evaluation.trained import TrainedModel
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
 DATA_DIR = "where data sets are prepared (none: $TFDS_DATA_DIR, or ~/tensorflow_datasets)"
 _CHECKPOINT = "best, latest, or a step's number"
 _BASE_SIZE = "long side that images are resized to before the network (0: their own); none: the run's own"
-_PROTOCOL = "how an image is put through the network: whole, slide, multiscale; none: the run's own"
+_PROTOCOL = (
+    "how an image is put through the network: whole, slide, multiscale, center_crop; none: the run's own"
+)
+_WINDOW = "height,width of the windows of slide and multiscale, and of the centre crop; none: the run's own"
+_WINDOW_BATCH = "windows or centre crops that each device computes at a time; none: the run's own"
 
 
 def model_flags(values: flags.FlagValues, words: str) -> None:
@@ -26,19 +31,32 @@ def protocol_flags(values: flags.FlagValues) -> None:
     """Defines the flags of how an image is put through the network."""
     string_flag(values, "protocol", _PROTOCOL)
     flags.DEFINE_integer("base_size", None, _BASE_SIZE, lower_bound=0, flag_values=values)
+    flags.DEFINE_list("window", None, _WINDOW, flag_values=values)
+    flags.DEFINE_integer("window_batch", None, _WINDOW_BATCH, lower_bound=1, flag_values=values)
 
 
-def trained(
-    values: flags.FlagValues, base_size: int | None = None, protocol: str | None = None
-) -> "TrainedModel":
-    """The model that the flags choose. UsageError for a protocol that there is not; CheckpointError."""
+def trained(values: flags.FlagValues) -> "TrainedModel":
+    """The model that `model_flags` choose. CheckpointError where there is none to load."""
+    from dpanet_jax.evaluation.trained import load_trained
+
+    return load_trained(values.workdir, values.checkpoint)
+
+
+def trained_for(values: flags.FlagValues) -> "TrainedModel":
+    """As `trained`, by the protocol that `protocol_flags` choose. UsageError for one that cannot be."""
     from dpanet_jax.evaluation import protocols
     from dpanet_jax.evaluation.trained import load_trained
     from dpanet_jax.options import choose
 
-    if protocol is not None:
-        choose("--protocol", protocol, protocols.PROTOCOLS)
-    return load_trained(values.workdir, values.checkpoint, base_size, protocol)
+    if values.protocol is not None:
+        choose("--protocol", values.protocol, protocols.PROTOCOLS)
+    try:
+        window = None if values.window is None else tuple(int(length) for length in values.window)
+    except ValueError as error:
+        raise UsageError(f"--window={','.join(values.window)}: must be HEIGHT,WIDTH") from error
+    return load_trained(
+        values.workdir, values.checkpoint, values.base_size, values.protocol, window, values.window_batch
+    )
 
 
 def with_progress(unit: str) -> Callable[[Iterable[Any]], Iterable[Any]]:

@@ -53,6 +53,16 @@ def test_a_plan_of_four_devices_an_image() -> None:
     assert "largest batch that fits: 6, 3 for each 4 devices; the next larger one does not fit" in text
 
 
+def test_a_plan_of_adamw_and_of_other_losses() -> None:
+    """AdamW keeps two numbers a parameter; the steps are counted by it, by the schedule and by the run."""
+    asked = request()
+    asked.config["data"]["crop_size"], asked.config["training"]["batch_size"] = (32, 32), 8
+    asked.config["optimizer"] |= {"name": "adamw", "schedule": "cosine", "layer_decay": 0.9}
+    asked.config["loss"] |= {"label_smoothing": 0.1, "ohem_threshold": 0.7, "dice": 1.0, "lovasz": 1.0}
+    memory = make_plan(asked)["step"]["memory"]
+    assert memory["optimizer"] == 2 * memory["parameters"] + 3 * 4
+
+
 def test_a_height_that_cannot_be_shared_is_said_before_anything_is_compiled() -> None:
     with pytest.raises(ConfigError, match="use a height that is a multiple of 128"):
         make_plan(request(space=8))

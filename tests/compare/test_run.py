@@ -216,10 +216,40 @@ def test_a_network_without_a_twin_is_refused_before_any_work(small_config, tmp_p
     assert not (tmp_path / "report").exists()
 
 
-def test_an_optimizer_without_a_twin_is_refused_before_any_work(small_config, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optimizer.name": "lars"}, "config.optimizer.name=lars: the twin has sgd only"),
+        ({"optimizer.name": "adamw"}, "config.optimizer.name=adamw: the twin has sgd only"),
+        ({"optimizer.schedule": "cosine"}, "config.optimizer.schedule='cosine': the twin has none; leave it"),
+        ({"optimizer.layer_decay": 0.9}, "layer_decay=0.9: the twin has none; leave it at its default, 1.0,"),
+        (
+            {"loss.label_smoothing": 0.1},
+            "config.loss.label_smoothing=0.1: the twin has none; leave it at its",
+        ),
+        ({"loss.focal_gamma": 2.0}, "config.loss.focal_gamma=2.0: the twin has none"),
+        ({"loss.ohem_threshold": 0.7}, "config.loss.ohem_threshold=0.7: the twin has none"),
+        (
+            {"loss.dice": 1.0},
+            "config.loss.dice=1.0: the twin has none; leave it at its default, 0.0, to comp",
+        ),
+        ({"loss.lovasz": 0.5, "loss.cross_entropy": 0.0}, "cross_entropy=0.0: the twin has none"),
+    ],
+)
+def test_what_the_twin_is_not_trained_by_is_refused_before_any_work(small_config, tmp_path, change, words):
     config = small_config()
-    config.optimizer.name = "lars"
-    with pytest.raises(ConfigError, match="config.optimizer.name=lars: the twin has sgd only"):
+    config.update_from_flattened_dict(change)
+    config.data.data_dir = str(tmp_path / "nothing is opened")
+    with pytest.raises(ConfigError, match=words):
+        in_float64(config, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_frozen_backbone_is_refused_before_any_work(small_config, tmp_path):
+    config = small_config()
+    config.training.freeze = "batch_norms"
+    words = "config.training.freeze='batch_norms': the twin has none; leave it at its default, 'nothing'"
+    with pytest.raises(ConfigError, match=words):
         run.run(config, "random", tmp_path)
 
 

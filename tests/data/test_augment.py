@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpanet_jax.data.augment import PAD_COLOR, photometric, resize_image, resize_label
+from dpanet_jax.data import augment as augment_lib
+from dpanet_jax.data.augment import PAD_COLOR, draw_crop, is_mixed, photometric, resize_image, resize_label
 from dpanet_jax.data.augment import augment as augment_by
 from dpanet_jax.data.options import Augmentation
 
@@ -142,3 +143,102 @@ def test_same_generator_same_result():
     one, two = (augment(smooth_example(), np.random.default_rng(5), **arguments) for _ in range(2))
     for key in one:
         np.testing.assert_array_equal(one[key], two[key])
+
+
+# ---- Crops that one class fills
+
+
+def blobs(seed, ignored=0.2):
+    """A label (30, 40) whose left half is of one class, with blocks of others, and of 255, in it."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.choice([0, 1, 2, 255], (6, 8), p=[0.8 - ignored, 0.1, 0.1, ignored])
+    blocks[:, :4] = np.where(rng.random((6, 4)) < 0.9, 0, blocks[:, :4])
+    return blocks.astype(np.uint8).repeat(5, axis=0).repeat(5, axis=1)
+
+
+def mmsegmentation_crop(label, crop_size, rng, ratio):
+    """The published procedure, of a scaled label: the corner of the crop, and how often it was drawn."""
+
+    def draw():
+        margins = [max(length - crop, 0) for length, crop in zip(label.shape, crop_size, strict=True)]
+        return [int(rng.integers(margin + 1)) for margin in margins]
+
+    top, left = draw()
+    for looked in range(10):
+        crop = label[top : top + crop_size[0], left : left + crop_size[1]]
+        classes, counts = np.unique(crop, return_counts=True)
+        counts = counts[classes != 255]
+        if len(counts) > 1 and np.max(counts) / np.sum(counts) < ratio:
+            return (top, left), looked + 1
+        top, left = draw()
+    return (top, left), 11
+
+
+@pytest.mark.parametrize("size", [(30, 40), (47, 61), (14, 19)])
+def test_crops_are_drawn_anew_as_mmsegmentation_does(size):
+    drawn = []
+    for seed in range(50):
+        label = blobs(seed)
+        scaled = resize_label(label, size, (0, 0, *size))
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        window, ids = draw_crop(label, size, (10, 14), rngs[0], 0.7)
+        (top, left), count = mmsegmentation_crop(scaled, (10, 14), rngs[1], 0.7)
+        assert window == (top, left, 10, 14)
+        np.testing.assert_array_equal(ids, scaled[top : top + 10, left : left + 14])
+        assert rngs[0].bit_generator.state == rngs[1].bit_generator.state
+        drawn.append(count)
+    assert {1, 2, 11} <= set(drawn), "the first, a later and the last one are taken"
+
+
+@pytest.mark.parametrize("label", [np.full((30, 40), 255, np.uint8), np.zeros((30, 40), np.uint8)])
+def test_an_image_of_no_or_one_class_is_drawn_ten_times_more(label):
+    rngs = [np.random.default_rng(3) for _ in range(2)]
+    window, ids = draw_crop(label, (30, 40), (10, 14), rngs[0], 0.7)
+    (top, left), count = mmsegmentation_crop(label, (10, 14), rngs[1], 0.7)
+    assert window == (top, left, 10, 14) and count == 11
+    assert (ids == label[:10, :14]).all()
+
+
+def test_an_image_that_fits_is_not_looked_at(monkeypatch):
+    """There is no other window to draw."""
+    looks = []
+    monkeypatch.setattr(augment_lib, "is_mixed", lambda *_: looks.append(1))
+    window, ids = draw_crop(blobs(0), (30, 40), (64, 64), np.random.default_rng(0), 0.7)
+    assert window == (0, 0, 30, 40) and not looks
+    np.testing.assert_array_equal(ids, blobs(0))
+
+
+def test_a_share_is_of_the_valid_pixels_and_lies_below_the_bound():
+    ids = np.array([[0, 0, 255], [1, 255, 1]], np.uint8)
+    assert is_mixed(ids, 0.51) and not is_mixed(ids, 0.5)
+    ids[1] = 255
+    assert not is_mixed(ids, 0.99), "one class alone is never enough"
+
+
+def test_rare_classes_are_seen_more_often_and_image_and_label_stay_together(monkeypatch):
+    scaled, resize = [], augment_lib.resize_image
+    monkeypatch.setattr(augment_lib, "resize_image", lambda *args: scaled.append(args[2]) or resize(*args))
+    arguments = dict(crop_size=(10, 14), base_size=40, scale_range=(1.0, 1.0))
+    shares = {1.0: [], 0.7: []}
+    for ratio, found in shares.items():
+        for seed in range(60):
+            label = blobs(seed)
+            example = {"image": np.stack([label] * 3, -1), "label": label}
+            out = augment(example, np.random.default_rng(seed), cat_max_ratio=ratio, **arguments)
+            np.testing.assert_array_equal(out["image"][..., 0], out["label"])
+            found.append(np.mean(out["label"] == 0))
+    assert np.mean(shares[0.7]) < np.mean(shares[1.0]) - 0.05
+    # Of each image the crop alone was scaled, and once.
+    assert len(scaled) == 120 and {window[2:] for window in scaled} == {(10, 14)}
+
+
+def test_without_the_option_nothing_more_is_drawn():
+    ours, by_hand = np.random.default_rng(0), np.random.default_rng(0)
+    augment(
+        {"image": np.zeros((30, 40, 3), np.uint8), "label": blobs(0)}, ours, crop_size=(4, 4), base_size=40
+    )
+    flip, scale = by_hand.random(), by_hand.uniform(0.5, 2.0)
+    assert 0 <= flip < 1
+    height, width = round(round(40 * scale) * 30 / 40), round(40 * scale)
+    by_hand.integers(height - 4 + 1), by_hand.integers(width - 4 + 1)
+    assert ours.bit_generator.state == by_hand.bit_generator.state

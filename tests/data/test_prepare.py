@@ -148,7 +148,10 @@ def test_a_data_set_of_an_earlier_version_is_read_as_it_was(tmp_path, make_folde
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ("cityscape", "unknown data set 'cityscape'; it is one of streets, camvid, cityscapes, folder"),
+        (
+            "cityscape",
+            "unknown data set 'cityscape'; it is one of streets, camvid, cityscapes, voc, ade20k, coco_stuff",
+        ),
         ("camvid/mine", "unknown data set"),
         ("folder/a b", "NAME in folder/NAME takes letters"),
         ("folder/..", "NAME in folder/NAME takes letters"),

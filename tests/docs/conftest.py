@@ -26,6 +26,8 @@ def notebook() -> dict[str, list[str]]:
 @pytest.fixture(scope="session")
 def pages(notebook: dict[str, list[str]]) -> dict[str, str]:
     """{path below the checkout: its Markdown} of every page; of the notebook, the text cells."""
-    files = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+    files = [
+        path for folder in ("", "docs", "docs/datasets") for path in sorted((ROOT / folder).glob("*.md"))
+    ]
     texts = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
     return {**texts, str(NOTEBOOK.relative_to(ROOT)): "\n\n".join(notebook["markdown"])}

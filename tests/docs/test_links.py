@@ -26,7 +26,8 @@ def test_links_to_files_lead_to_files(root: Path, pages: dict[str, str]) -> None
 
 def test_every_guide_is_in_the_sites_contents(root: Path, pages: dict[str, str]) -> None:
     contents = pages["docs/index.md"].split()
-    guides = {Path(page).stem for page in pages if page.startswith("docs/")} - {"index"}
+    docs = (Path(page) for page in pages if page.startswith("docs/"))
+    guides = {page.relative_to("docs").with_suffix("").as_posix() for page in docs} - {"index"}
     assert not [guide for guide in sorted(guides) if guide not in contents]
 
 

@@ -6,6 +6,7 @@ import pytest
 from dpanet_jax import hosts
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.evaluation.evaluate import evaluate
+from dpanet_jax.evaluation.protocols import make
 from dpanet_jax.evaluation.protocols.whole import Whole
 
 CLASSES = Classes.from_ids(["dark", "light", "red"], [(0, 0, 0), (255, 255, 255), (255, 0, 0)])
@@ -58,14 +59,20 @@ def test_it_keeps_what_was_asked_for_from_its_own_pass(threshold):
         np.testing.assert_array_equal(kept.prediction, threshold.by_hand(kept.image))
 
 
-def test_hosts_add_up_their_shares(threshold, monkeypatch):
-    """Three processes, one after another: each counts its rows, and the sum is one process's matrix."""
+@pytest.mark.parametrize("name", ["whole", "slide", "multiscale", "center_crop"])
+def test_hosts_add_up_their_shares(name, threshold, monkeypatch):
+    """Three processes, one after another: each counts its rows, and the sum is one process's matrix.
+
+    The last one has a batch with nothing but rows that fill it up.
+    """
     split = Split()
-    expected = evaluate(Whole(threshold()), threshold.variables, split, 3).matrix.counts
+    protocol = make(name, threshold(), crop_size=(4, 5))
+    expected = evaluate(protocol, threshold.variables, split, 5).matrix.counts
+    assert expected.sum() > 50
     sent = []
     monkeypatch.setattr(hosts, "count", lambda: 3)
     monkeypatch.setattr(hosts, "gather", lambda content: sent.append(content) or sent)
     for index in range(3):
         monkeypatch.setattr(hosts, "index", lambda index=index: index)
-        matrix = evaluate(Whole(threshold()), threshold.variables, split, 3).matrix
+        matrix = evaluate(protocol, threshold.variables, split, 3).matrix
     np.testing.assert_array_equal(matrix.counts, expected)

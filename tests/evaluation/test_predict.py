@@ -12,7 +12,8 @@ from PIL import Image
 from dpanet_jax.data import finder
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.errors import DPANetError, UsageError
-from dpanet_jax.evaluation import figures, predict
+from dpanet_jax.evaluation import figures, predict, together
+from dpanet_jax.evaluation.protocols.slide import Slide
 from dpanet_jax.evaluation.protocols.whole import Whole
 
 CLASSES = Classes.from_ids(["a", "b", "c"], [(9, 0, 0), (0, 200, 0), (0, 0, 200)], [7, 255, 11])
@@ -85,7 +86,7 @@ def test_train_ids_on_request(model, tmp_path):
 
 
 def test_images_of_one_size_share_batches_of_one_shape(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "_IMAGES", 2)
+    monkeypatch.setattr(together, "_IMAGES", 2)
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)
     pixels = {f"{i:02}": photo(tmp_path / f"in/{i:02}.png", i) for i in range(9)}
     pixels["wide"] = photo(tmp_path / "in/wide.png", 99, (6, 10))
@@ -98,9 +99,9 @@ def test_images_of_one_size_share_batches_of_one_shape(model, tmp_path, monkeypa
 
 def test_a_large_image_is_alone_in_its_batch():
     devices = jax.local_device_count()
-    assert predict.rows_of_a_batch((1024, 2048)) == devices
-    assert predict.rows_of_a_batch((4000, 6000)) == devices
-    assert predict.rows_of_a_batch((32, 32)) == 16 * devices
+    assert together.rows_of_a_batch((1024, 2048)) == devices
+    assert together.rows_of_a_batch((4000, 6000)) == devices
+    assert together.rows_of_a_batch((32, 32)) == 16 * devices
 
 
 def test_the_good_ones_are_predicted_and_the_bad_ones_named(model, tmp_path):
@@ -269,6 +270,48 @@ def test_an_output_that_is_no_folder(tmp_path):
         predict.check_output(tmp_path / "file", {})
     with pytest.raises(DPANetError, match="file is a file: --output=.*must be a folder below one"):
         predict.check_output(tmp_path / "file/below", {})
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_what_whole_compiles_for_is_said_before(model, tmp_path, count):
+    """As many sizes as are compiled; where they are many, `slide` is named. A damaged file has no size."""
+    for i in range(count):
+        photo(tmp_path / f"in/{i}.png", i, size=(6 + i, 8))
+        photo(tmp_path / f"in/{i}_again.png", i, size=(6 + i, 8))
+    (tmp_path / "in/damaged.png").write_text("no image")
+    said = []
+
+    def tell(line):
+        said.append((line, model.protocol._ids._cache_size()))
+
+    run(model, tmp_path / "in", tmp_path / "out", tell=tell)
+    ((line, compiled),) = said
+    assert compiled == 0 and model.protocol._ids._cache_size() == count
+    words = f"protocol whole: the network is compiled for {count} size{'s' * (count > 1)} of images"
+    assert line.startswith(words) and ("slide (--protocol, config.ev" in line) == (count == 8)
+
+
+def test_eight_sizes_in_windows_compile_as_little_as_one(threshold, tmp_path):
+    """All that JAX compiles, in a whole `predict`; and each image's windows have its own ids."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    counts = []
+    for sizes in ([(6, 8), (9, 5)], [(7, 9)] * 8, [(3 + 2 * i, 20 - i) for i in range(8)]):
+        folder = tmp_path / str(len(counts))
+        pixels = [photo(folder / f"in/{i}.png", i, size=size) for i, size in enumerate(sizes)]
+        protocol = Slide(threshold(), window=(5, 6))
+        windowed = types.SimpleNamespace(
+            classes=CLASSES, protocol=protocol, device_variables=protocol.put(threshold.variables)
+        )
+        compiled.clear()
+        run(windowed, folder / "in", folder / "out", tell=pytest.fail)
+        counts.append(len(compiled))
+        for i, image in enumerate(pixels):
+            np.testing.assert_array_equal(read(folder / f"out/ids/{i}.png"), RAW[threshold.by_hand(image)])
+    # The first run has compiled what any predictions need.
+    assert 0 < counts[1] and counts[2] <= counts[1] + 3
 
 
 def test_progress_counts_the_images(model, tmp_path):

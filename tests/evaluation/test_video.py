@@ -10,7 +10,7 @@ from PIL import Image
 from dpanet_jax.data import finder
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.errors import UsageError
-from dpanet_jax.evaluation import predict, video
+from dpanet_jax.evaluation import predict, together, video
 from dpanet_jax.evaluation.protocols.whole import Whole
 
 CLASSES = Classes.from_ids(["a", "b", "c"], [(250, 0, 0), (0, 200, 0), (0, 0, 200)], [7, 8, 11])
@@ -62,7 +62,7 @@ def run(model, source, output, **options):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mov", ".mkv"])
 def test_every_frame_is_segmented(model, tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(predict, "_IMAGES", 1)
+    monkeypatch.setattr(together, "_IMAGES", 1)
     source = film(tmp_path / f"in/clip{suffix}")
     done = run(model, tmp_path / "in", tmp_path / "out")
     assert (done.images, done.videos, done.failed) == (0, 1, [])

@@ -333,6 +333,34 @@ def test_without_a_checkpoint_the_advice_works(
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
+def test_adamw_goes_on_as_if_it_had_not_stopped(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def adamw() -> ConfigDict:
+        config = make_config()
+        config.optimizer.update({"name": "adamw", "schedule": "cosine", "warmup_steps": 2, "beta2": 0.99})
+        return config
+
+    loop.train(adamw(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(build.Parts, "is_logged", stopping_at_three(build.Parts.is_logged))
+        with pytest.raises(Stopped):
+            loop.train(adamw(), tmp_path / "stopped")
+    changed = adamw()
+    changed.optimizer.beta2 = 0.999
+    with pytest.raises(ConfigError, match="optimizer.beta2: 0.99, now 0.999"):
+        loop.train(changed, tmp_path / "stopped")
+    loop.train(adamw(), tmp_path / "stopped")
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    like, moments = build.build(adamw()).initial_state, []
+    for name in ("whole", "stopped"):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            moments.append(checkpoints.restore(like).opt_state)
+    assert len(jax.tree.leaves(moments[0])) > 2 * len(jax.tree.leaves(like.params))
+    jax.tree.map(np.testing.assert_array_equal, *moments)
+    same_weights(tmp_path / "stopped", tmp_path / "whole")
+
+
 # ---- With damage
 
 

@@ -34,6 +34,10 @@ def test_multiples_of_the_stride_times_the_devices(stride: int, space: int, heig
             require_even_height(sections(config(height + stride * space // 2, space, output_stride=stride)))
 
 
+def test_a_network_in_float64() -> None:
+    require_even_height(sections(config(32, 2, output_stride=16, dtype="float64")))
+
+
 class Pooling(nn.Module):
     """(B, H, W, 3) → {"logits": (B, 6, 6, K)} after a 3×3 convolution of six rows, whatever H."""
 

@@ -4,6 +4,7 @@ Of the real networks, as small as they get. `test_step` has the batch alone over
 """
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dpanet_jax.training import layout
 from dpanet_jax.training.build import build
 from dpanet_jax.training.loop import train
 from dpanet_jax.training.optimizer import make_optimizer, poly_schedule
-from dpanet_jax.training.options import Optimizer, Sharding
+from dpanet_jax.training.options import Loss, Optimizer, Sharding
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.step import make_train_step
 
@@ -28,13 +29,26 @@ STEPS, BATCH, HEIGHT, WIDTH = 2, 8, 64, 40
 WEIGHTS = {"fused": 1.0, "spatial": 1.0, "channel": 1.0, "auxiliary": 0.4}
 WHOLE = Sharding()
 
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
+
 # What is trained, and how.
-DPANET: dict[str, Any] = {"name": "dpanet", "output_stride": 8, "reduce_channels": 8}
-FCN: dict[str, Any] = {"name": "fcn", "output_stride": 16, "auxiliary": False, "remat": True}
+SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 4}
+DPANET: dict[str, Any] = {**SMALL, "name": "dpanet", "output_stride": 8, "reduce_channels": 8}
+FCN: dict[str, Any] = {**SMALL, "name": "fcn", "output_stride": 16, "auxiliary": False, "remat": True}
+TINY: dict[str, Any] = {"backbone": "two_convolutions", "name": "fcn", "auxiliary": False}
 RUNS = {
-    "dpanet": (DPANET, Optimizer(), 1),
+    "dpanet": (DPANET, Optimizer(), Loss(), 1),
     # LARS needs the norm of each whole kernel.
-    "fcn": (FCN, Optimizer(name="lars", lr=5.0), 2),
+    "fcn": (FCN, Optimizer(name="lars", lr=5.0), Loss(), 2),
+    # OHEM compares the pixels of all devices, Lovász those of an image, of which each device has some rows.
+    "adamw": (
+        TINY,
+        Optimizer(name="adamw", eps=1e-4),
+        Loss(
+            (0.5, 1.0, 3.0), label_smoothing=0.1, ohem_threshold=0.3, ohem_min_kept=100, dice=0.5, lovasz=2.0
+        ),
+        1,
+    ),
 }
 
 Metrics = list[dict[str, Any]]
@@ -43,9 +57,9 @@ Metrics = list[dict[str, Any]]
 @functools.cache
 def compiled(run: str, num_devices: int, sharding: Sharding) -> tuple[layout.Jit, Any, TrainState]:
     """The layout, its compiled step, and the first state in host memory."""
-    options, optimizer_options, accumulate_steps = RUNS[run]
+    options, optimizer_options, losses, accumulate_steps = RUNS[run]
     types = {"dtype": "float64", "param_dtype": "float64"}
-    model = models.build(3, backbone="resnet18", width=4, dropout=0.1, **types, **options)
+    model = models.build(3, dropout=0.1, **types, **options)
     schedule = poly_schedule(0.05, STEPS)
     optimizer = make_optimizer(schedule, optimizer_options)
     variables = jax.device_get(init_variables(model, jax.random.key(0), (HEIGHT, WIDTH)))
@@ -58,6 +72,7 @@ def compiled(run: str, num_devices: int, sharding: Sharding) -> tuple[layout.Jit
         optimizer,
         schedule,
         WEIGHTS,
+        options=losses,
         accumulate_steps=accumulate_steps,
         gather=laid.gather,
         scatter=laid.scatter,
@@ -108,6 +123,7 @@ def assert_same(ours: tuple[Metrics, TrainState], theirs: tuple[Metrics, TrainSt
         ("dpanet", Sharding(state="parameters")),
         ("dpanet", Sharding(space=4, state="optimizer")),
         ("fcn", Sharding(space=2, state="parameters")),
+        ("adamw", Sharding(space=2, state="optimizer")),
     ],
 )
 def test_the_numbers_are_those_of_one_device(run: str, sharding: Sharding) -> None:
@@ -169,3 +185,30 @@ def test_a_run_is_the_same_by_its_config(make_config: Callable[[], ConfigDict], 
         load_variables(tmp_path / name / "checkpoints" / "2", like)["params"] for name in ("whole", "split")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), split, whole)
+
+
+def test_a_run_with_other_losses_is_the_same_under_both_layouts(
+    make_config: Callable[[], ConfigDict], tmp_path: Path
+) -> None:
+    """By its config, in float64; `test_the_numbers_are_those_of_one_device` has images that are split."""
+    logs, weights = {}, {}
+    for name in ("jit", "pmap"):
+        config = make_config()
+        config.parallelism = name
+        config.training.steps, config.pictures, config.data.val_split = 2, 0, "val[:2]"
+        config.model.dtype = "float64"
+        config.optimizer.update({"name": "adamw", "schedule": "cosine", "eps": 1e-4})
+        config.loss.update({"focal_gamma": 2.0, "dice": 0.5, "lovasz": 1.0})
+        config.loss.update({"ohem_threshold": 0.05, "ohem_min_kept": 200})
+        train(config, tmp_path / name)
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        logs[name] = [{k: v for k, v in line.items() if "images_per" not in k} for line in lines]
+        with jax.enable_x64(True):
+            like = build(config).initial_state.variables
+            weights[name] = load_variables(tmp_path / name / "checkpoints" / "2", like)
+    assert [line["step"] for line in logs["jit"]] == [1, 2, 2], "two steps and an evaluation"
+    for ours, theirs in zip(logs["pmap"], logs["jit"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), weights["pmap"], weights["jit"]
+    )

@@ -7,7 +7,7 @@ Another package adds its own with `register`, before the name is used:
 
 import re
 
-from dpanet_jax.data.datasets import camvid, cityscapes, folder, streets
+from dpanet_jax.data.datasets import ade20k, camvid, cityscapes, coco_stuff, folder, streets, voc
 from dpanet_jax.data.listing import DataSet
 
 __all__ = ["DATASETS", "DataSet", "register"]
@@ -16,6 +16,9 @@ DATASETS: dict[str, DataSet] = {
     "streets": streets.DATASET,
     "camvid": camvid.DATASET,
     "cityscapes": cityscapes.DATASET,
+    "voc": voc.DATASET,
+    "ade20k": ade20k.DATASET,
+    "coco_stuff": coco_stuff.DATASET,
     "folder": folder.DATASET,
 }
 

@@ -16,7 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpanet_jax.evaluation.protocols.devices import LocalDevices
-from dpanet_jax.evaluation.protocols.windows import Rect, Size, pixels_of, run, starts, tiles
+from dpanet_jax.evaluation.protocols.windows import (
+    Rect,
+    Size,
+    as_given,
+    lower_windows,
+    pixels_of,
+    regrouped,
+    run,
+    starts,
+    tiles,
+)
 from dpanet_jax.models.normalize import normalize
 from dpanet_jax.models.precision import computing_in
 from dpanet_jax.models.resize import interpolation_points, resize_bilinear
@@ -40,6 +50,7 @@ class Slide:
 
     name = "slide"
     fills_up = False
+    takes: tuple[str, ...] = ("window", "window_stride", "window_batch")
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class Slide:
     ) -> None:
         self.base_size = base_size
         self.window: Size = (window[0], window[1])
+        self.lower = lower_windows(self.window, window_batch)
         self._strides = [max(1, round(length * window_stride)) for length in self.window]
         self._scales = scales
         self._classes = model.num_classes
@@ -81,26 +93,17 @@ class Slide:
         with computing_in(self._dtype):
             return self._devices.put_whole(variables)
 
+    def measured(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All pixels are measured."""
+        return images, labels
+
     def ids(self, images: Sequence[np.ndarray] | np.ndarray, variables: dict[str, Any]) -> Any:
         """Images uint8 (H, W, 3) RGB of any sizes → uint8 (H, W) class ids; (B, H, W, 3) → (B, H, W)."""
-        return _as_given(images, list(self._ids(images, variables)))
+        return as_given(images, list(self._ids(images, variables)))
 
     def each(self, batches: Iterable[np.ndarray], variables: dict[str, Any]) -> Iterator[np.ndarray]:
         """uint8 (B, H, W, 3) after another → uint8 (B, H, W) ids; windows of several share batches."""
-        counts: collections.deque[int] = collections.deque()
-
-        def images() -> Iterator[np.ndarray]:
-            for batch in batches:
-                counts.append(len(batch))
-                yield from batch
-
-        done: list[np.ndarray] = []
-        for ids in self._ids(images(), variables):
-            done.append(ids)
-            if len(done) == counts[0]:
-                yield np.stack(done)
-                counts.popleft()
-                done = []
+        return regrouped(lambda images: self._ids(images, variables), batches)
 
     def probabilities(self, images: Sequence[np.ndarray] | np.ndarray, variables: dict[str, Any]) -> Any:
         """As `ids`: float32 (H, W, K), or (B, H, W, K); they sum to 1 over K."""
@@ -109,7 +112,7 @@ class Slide:
             if not rect.top and not rect.left:
                 found.append(np.empty((*size, values.shape[-1]), np.float32))
             found[-1][rect.top : rect.bottom, rect.left : rect.right] = values
-        return _as_given(images, found)
+        return as_given(images, found)
 
     def _ids(self, images: Iterable[np.ndarray], variables: dict[str, Any]) -> Iterator[np.ndarray]:
         for size, rect, values in self._tiles(images, variables):
@@ -144,7 +147,7 @@ class Slide:
         self, size: Size, tile: Rect, parts: list[_Part], first: np.ndarray, results: Iterator[np.ndarray]
     ) -> np.ndarray:
         """The mean over the scales, from the windows' results in their order; `first` has been taken."""
-        total = np.zeros((*tile.shape, self._classes), np.float32)
+        total: np.ndarray | None = None
         result: np.ndarray | None = first
         for part in parts:
             found = np.zeros((*part.rect.shape, self._classes), np.float32)
@@ -156,10 +159,15 @@ class Slide:
                 found[common.within(part.rect)] += values[common.within(place)]
                 counts[common.within(part.rect)] += 1
             found /= counts[..., None]
-            if part.size == size:
+            if part.size == size and total is None:
+                total = found  # And no second array, where there is one scale.
+            elif part.size == size:
                 total += found
             else:
+                total = np.zeros((*tile.shape, self._classes), np.float32) if total is None else total
                 self._add_resized(total, found, part, size, tile)
+            del found
+        assert total is not None
         total /= len(parts)
         return total
 
@@ -217,7 +225,4 @@ class Multiscale(Slide):
     """`slide` at every scale of `scales`; with `flip`, each window and its mirror image."""
 
     name = "multiscale"
-
-
-def _as_given(images: Sequence[np.ndarray] | np.ndarray, found: list[np.ndarray]) -> Any:
-    return np.stack(found) if isinstance(images, np.ndarray) else found
+    takes = (*Slide.takes, "scales", "flip")

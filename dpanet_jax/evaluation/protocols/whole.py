@@ -21,6 +21,8 @@ class Whole:
 
     name = "whole"
     fills_up = True
+    takes: tuple[str, ...] = ()
+    lower = "the size of the images (--base_size, config.evaluation.base_size)"
 
     def __init__(self, model: Any, *, base_size: int = 0) -> None:
         self.base_size = base_size
@@ -44,6 +46,10 @@ class Whole:
         """A model's variables, whole on each of this host's devices."""
         with computing_in(self._dtype):
             return self._devices.put_whole(variables)
+
+    def measured(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All pixels are measured."""
+        return images, labels
 
     def ids(self, images: np.ndarray, variables: dict[str, Any]) -> np.ndarray:
         """uint8 (B, H, W, 3) RGB → uint8 (B, H, W) class ids."""

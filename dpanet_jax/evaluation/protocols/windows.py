@@ -3,8 +3,9 @@
 Sizes and places are (height, width) and (top, left) in pixels.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -140,3 +141,35 @@ def _batches(windows: Iterable[np.ndarray], rows: int) -> Iterator[list[np.ndarr
             batch = []
     if batch:
         yield batch
+
+
+def regrouped(
+    function: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]], batches: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """`function`, which maps images one after another, of batches: what it finds of each batch, stacked."""
+    counts: collections.deque[int] = collections.deque()
+
+    def images() -> Iterator[np.ndarray]:
+        for batch in batches:
+            counts.append(len(batch))
+            yield from batch
+
+    done: list[np.ndarray] = []
+    for found in function(images()):
+        done.append(found)
+        if len(done) == counts[0]:
+            yield np.stack(done)
+            counts.popleft()
+            done = []
+
+
+def as_given(images: Sequence[np.ndarray] | np.ndarray, found: list[np.ndarray]) -> Any:
+    """An array where the images were one, else the list."""
+    return np.stack(found) if isinstance(images, np.ndarray) else found
+
+
+def lower_windows(window: Size, window_batch: int) -> str:
+    """What to lower where the memory does not suffice for the windows of a device, in words."""
+    if window_batch > 1:
+        return f"the windows at a time, now {window_batch} (--window_batch, config.evaluation.window_batch)"
+    return f"the window, now {window[0]},{window[1]} (--window, config.evaluation.window)"

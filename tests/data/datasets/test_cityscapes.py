@@ -1,10 +1,9 @@
 """Cityscapes as it is published, on small archives with its layout, names and ids."""
 
-import zipfile
-
 import numpy as np
 import pytest
 from PIL import Image
+from published_sources import TRAIN_IDS, pack_cityscapes, write_cityscapes
 
 from dpanet_jax.__main__ import main
 from dpanet_jax.data.datasets import cityscapes
@@ -14,48 +13,6 @@ from dpanet_jax.data.prepare import prepare
 from dpanet_jax.errors import DPANetError
 
 COUNTS = {"train": 3, "val": 2, "test": 2}
-CITIES = {"train": "aachen", "val": "frankfurt", "test": "berlin", "train_extra": "bayreuth"}
-# From the authors' labels.py: id → trainId, written out once more.
-TRAIN_IDS = {
-    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13,
-    27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
-}  # fmt: skip
-
-
-def write(root, counts=COUNTS, coarse=0, train_ids=False):
-    """Unpacked; returns {name: raw ids}."""
-    rng = np.random.default_rng(0)
-    ids = {}
-    for split, count in {**counts, "train_extra": coarse}.items():
-        kind = "gtCoarse" if split == "train_extra" else "gtFine"
-        for i in range(count):
-            name = f"{CITIES[split]}_{i:06}_000019"
-            folders = [root / folder / split / CITIES[split] for folder in ("leftImg8bit", kind)]
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
-            raw = rng.integers(0, 34, (32, 64)).astype(np.uint8)
-            if split == "test":
-                raw[:] = 0
-            ids[f"{CITIES[split]}/{name}"] = raw
-            pixels = rng.integers(0, 256, (32, 64, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folders[0] / f"{name}_leftImg8bit.png")
-            stored = np.vectorize(lambda i: TRAIN_IDS.get(i, 255))(raw).astype(np.uint8) if train_ids else raw
-            form = "labelTrainIds" if train_ids else "labelIds"
-            Image.fromarray(stored).save(folders[1] / f"{name}_{kind}_{form}.png")
-            Image.fromarray(pixels).save(folders[1] / f"{name}_{kind}_color.png")
-            (folders[1] / f"{name}_{kind}_polygons.json").write_text("{}")
-    return ids
-
-
-def pack(root, target):
-    """The two archives as they are published; `root` is what is in them."""
-    target.mkdir()
-    for archive, folder in (("leftImg8bit_trainvaltest", "leftImg8bit"), ("gtFine_trainvaltest", "gtFine")):
-        with zipfile.ZipFile(target / f"{archive}.zip", "w", zipfile.ZIP_DEFLATED) as packed:
-            packed.writestr("README", "Cityscapes")
-            for path in sorted((root / folder).rglob("*")):
-                packed.write(path, path.relative_to(root))
-    return target
 
 
 @pytest.fixture
@@ -67,8 +24,10 @@ def few(monkeypatch):
 
 @pytest.mark.parametrize("form", ["unpacked", "zipped", "train ids"])
 def test_every_form_gives_the_same_train_ids(tmp_path, few, form):
-    ids = write(tmp_path / "source", train_ids=form == "train ids")
-    source = pack(tmp_path / "source", tmp_path / "zip") if form == "zipped" else tmp_path / "source"
+    ids = write_cityscapes(tmp_path / "source", train_ids=form == "train ids")
+    source = tmp_path / "source"
+    if form == "zipped":
+        source = pack_cityscapes(source, tmp_path / "zip")
     prepared = prepare("cityscapes", tmp_path / "data", source, quiet=True)
     assert prepared.splits == COUNTS and prepared.num_classes == 19 and prepared.unlabelled == ("test",)
     for split in ("train", "val"):
@@ -88,15 +47,22 @@ def test_the_published_counts():
     assert cityscapes._EXTRA_COUNT == 19998
 
 
-def test_coarse_labels_are_a_split_of_their_own(tmp_path, few):
-    write(tmp_path / "source", coarse=2)
-    prepared = prepare("cityscapes", tmp_path / "data", tmp_path / "source", quiet=True)
+@pytest.mark.parametrize("form", ["unpacked", "zipped"])
+def test_coarse_labels_are_a_split_of_their_own(tmp_path, few, form):
+    ids = write_cityscapes(tmp_path / "source", coarse=2)
+    source = tmp_path / "source"
+    if form == "zipped":
+        source = pack_cityscapes(source, tmp_path / "zip")
+        assert (source / "leftImg8bit_trainextra.zip").is_file() and (source / "gtCoarse.zip").is_file()
+    prepared = prepare("cityscapes", tmp_path / "data", source, quiet=True)
     assert prepared.splits == COUNTS | {"train_extra": 2}
-    assert "label" in open_split("cityscapes", "train_extra", tmp_path / "data")[0]
+    for example in open_split("cityscapes", "train_extra", tmp_path / "data"):
+        expected = np.vectorize(lambda i: TRAIN_IDS.get(i, 255))(ids[example["name"]])
+        np.testing.assert_array_equal(example["label"], expected)
 
 
 def test_a_subset_needs_partial(tmp_path, capfd):
-    write(tmp_path / "source")
+    write_cityscapes(tmp_path / "source")
     command = ["prepare", "--dataset=cityscapes", f"--source={tmp_path / 'source'}"]
     command.append(f"--data_dir={tmp_path / 'data'}")
     assert main(command) == 1
@@ -118,7 +84,7 @@ def test_what_is_not_there_is_named_with_its_page(tmp_path):
 
 
 def test_an_image_without_a_label_is_refused_also_of_a_subset(tmp_path):
-    write(tmp_path)
+    write_cityscapes(tmp_path)
     next(tmp_path.glob("gtFine/train/aachen/*000001*_labelIds.png")).unlink()
     with pytest.raises(
         DataError, match="train: without a label of the same name: .*aachen_000001_000019_left"
@@ -127,7 +93,7 @@ def test_an_image_without_a_label_is_refused_also_of_a_subset(tmp_path):
 
 
 def test_images_of_val_among_those_of_train(tmp_path):
-    write(tmp_path)
+    write_cityscapes(tmp_path)
     for folder in ("leftImg8bit", "gtFine"):
         (tmp_path / folder / "train/frankfurt").symlink_to(tmp_path / folder / "val/frankfurt")
     with pytest.raises(DataError, match="train and val share 2 images, such as frankfurt/frankfurt_000000"):
@@ -136,8 +102,8 @@ def test_images_of_val_among_those_of_train(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut short", "a file damaged"])
 def test_damaged_archives_are_one_line_and_nothing_is_left(tmp_path, few, damage):
-    write(tmp_path / "source")
-    source = pack(tmp_path / "source", tmp_path / "zip")
+    write_cityscapes(tmp_path / "source")
+    source = pack_cityscapes(tmp_path / "source", tmp_path / "zip")
     path = source / "leftImg8bit_trainvaltest.zip"
     content = bytearray(path.read_bytes())
     if damage == "cut short":

@@ -1,10 +1,12 @@
 """Protocols `slide` and `multiscale` against `whole`, a transcription in NumPy, symmetry and tiles."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dpanet_jax.evaluation import protocols
+from dpanet_jax.evaluation.options import Evaluation
 from dpanet_jax.evaluation.protocols import slide, windows
 from dpanet_jax.evaluation.protocols.slide import Multiscale, Slide
 from dpanet_jax.evaluation.protocols.whole import Whole, prepared
@@ -101,6 +103,21 @@ def test_flips_of_a_symmetric_network_cancel(threshold):
     np.testing.assert_allclose(plain, flipped, atol=1e-6)
     one_sided = [Slide(Sums(), window=(9, 9), flip=flip).probabilities(pixels, {}) for flip in (False, True)]
     assert np.abs(one_sided[0] - one_sided[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["slide", "multiscale", "center_crop"])
+@pytest.mark.parametrize("window_batch", [1, 3])
+def test_several_devices_give_what_one_does(name, window_batch, monkeypatch):
+    """Windows of images of three sizes, on one device and on eight, by batches of one and of three each."""
+    pixels = [image(*size, seed) for seed, size in enumerate([(13, 20), (7, 8), (20, 9)])]
+    options = Evaluation(window=(9, 8), window_batch=window_batch, scales=(0.5, 1.0))
+    several = protocols.make(name, Sums(), options=options).probabilities(pixels, {})
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    alone = protocols.make(name, Sums(), options=Evaluation(window=(9, 8), scales=(0.5, 1.0)))
+    assert (alone._devices.count, alone._rows) == (1, 1)
+    for one, other in zip(alone.probabilities(pixels, {}), several, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(10, 12), (40, 26)])
