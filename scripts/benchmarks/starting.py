@@ -26,7 +26,7 @@ def starts(work: Work) -> Iterator[Row]:
 
 def _start(work: Work, cache: str) -> dict[str, float]:
     arguments = (work.network, work.backbone, work.dtype, str(work.batch_size), str(work.size))
-    done = run_alone("start", *arguments, JAX_COMPILATION_CACHE_DIR=cache)
+    done = run_alone("start", *arguments, DPANET_COMPILATION_CACHE=cache, JAX_COMPILATION_CACHE_DIR="")
     done.check_returncode()
     marks: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return marks
