@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpanet_jax.models import winograd
+from dpanet_jax.models import convolution, winograd
 from dpanet_jax.models.products import product
 from dpanet_jax.options import Option, OptionError, check_fields, choose, declared
 
@@ -114,19 +114,22 @@ class Conv(nn.Module):
         return y if bias is None else y + bias
 
     def _convolve(self, x: jax.Array, kernel: jax.Array, size: tuple[int, ...]) -> jax.Array:
-        convolve = partial(
-            jax.lax.conv_general_dilated,
-            window_strides=(self.stride, self.stride),
-            padding=[(self.dilation * (n // 2),) * 2 for n in size],
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
         if self.groups > _SPLIT_GROUPS:
-            return convolve(x, kernel, feature_group_count=self.groups)
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=[(self.dilation * (n // 2),) * 2 for n in size],
+                rhs_dilation=(self.dilation, self.dilation),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
         inputs, kernels = (jnp.split(part, self.groups, axis=-1) for part in (x, kernel))
         pairs = list(zip(inputs, kernels, strict=True))
         if self.stride == 1 and winograd.pays(*pairs[0], self.dilation):
             convolve = partial(winograd.convolve, dilation=self.dilation)
+        else:
+            convolve = partial(convolution.convolve, stride=self.stride, dilation=self.dilation)
         return jnp.concatenate([convolve(*pair) for pair in pairs], axis=-1)
 
 

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpanet_jax.models import convolution
+
 _INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])  # Bᵀ
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G
 _OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])  # Aᵀ
@@ -53,7 +55,8 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     On a CPU by tiles, elsewhere as XLA does it. Rounding differs from the plain sum's by a few ulps of the
     largest value.
     """
-    by_tiles, plain = (partial(way, dilation=dilation) for way in (_by_tiles, _plain))
+    by_tiles = partial(_by_tiles, dilation=dilation)
+    plain = partial(convolution.plain, stride=1, dilation=dilation)
     return jax.lax.platform_dependent(x, kernel, cpu=by_tiles, default=plain)
 
 
@@ -62,27 +65,12 @@ def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array,
 
 
 def _backward(dilation: int, kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    ways = (partial(way, dilation=dilation) for way in (_gradients_by_tiles, _plain_gradients))
-    by_tiles, plain = ways
+    by_tiles = partial(_gradients_by_tiles, dilation=dilation)
+    plain = partial(convolution.plain_gradients, stride=1, dilation=dilation)
     return jax.lax.platform_dependent(*kept, dy, cpu=by_tiles, default=plain)
 
 
 convolve.defvjp(_forward, _backward)
-
-
-def _plain(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        [(dilation, dilation)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _plain_gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, dilation: int) -> Any:
-    return jax.vjp(partial(_plain, dilation=dilation), x, kernel)[1](dy)
 
 
 class _Tiles:
