@@ -8,7 +8,7 @@ tiles, C channels of the input, O of the output, N = B·T·δ·S·δ tiles.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -191,8 +191,12 @@ def _combined(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]
     """Each row of a matrix of 1, 0 and −1 times the parts."""
     sums = []
     for row in matrix:
-        terms = [part if factor > 0 else -part for factor, part in zip(row, parts, strict=True) if factor]
-        sums.append(sum(terms[1:], start=terms[0]))
+        terms = [
+            part if factor > 0 else jax.lax.neg(part)
+            for factor, part in zip(row, parts, strict=True)
+            if factor
+        ]
+        sums.append(reduce(jax.lax.add, terms))
     return sums
 
 
