@@ -210,8 +210,10 @@ def augmentation_of(data: Data) -> Augmentation:
 def state_shapes(options: Sections, computed: Computation) -> TrainState:
     """The state that a config's step takes, of `jax.ShapeDtypeStruct`s."""
 
+    height, width = options.data.crop_size
+
     def create(rng: jax.Array) -> TrainState:
-        variables = init_variables(computed.model, rng, options.data.crop_size)
+        variables = init_variables(computed.model, rng, (height, width))
         return TrainState.create(variables, computed.optimizer, options.training)
 
     state = jax.eval_shape(create, jax.random.key(options.run.seed))
@@ -220,7 +222,7 @@ def state_shapes(options: Sections, computed: Computation) -> TrainState:
     return strong
 
 
-def batch_shapes(batch_size: int, crop_size: tuple[int, int]) -> layout.Batch:
+def batch_shapes(batch_size: int, crop_size: tuple[int, ...]) -> layout.Batch:
     """The global batch that a step takes, of `jax.ShapeDtypeStruct`s."""
     return {
         "image": jax.ShapeDtypeStruct((batch_size, *crop_size, 3), np.uint8),
