@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from dpanet_jax.analysis import hlo
 from dpanet_jax.analysis.hlo import Collective
 from dpanet_jax.config import Sections
-from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import build, layout
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.traced import equations
@@ -80,18 +79,8 @@ def compile_step(
     on_devices = layout.Jit(devices, options.sharding)
     # The length of the schedule is a constant in the program: any will do.
     computed = build.computation(options, num_classes, max(1, options.training.steps), on_devices)
-    height, width = options.data.crop_size
-    state = jax.eval_shape(
-        lambda rng: TrainState.create(
-            init_variables(computed.model, rng, (height, width)), computed.optimizer, options.training
-        ),
-        jax.random.key(0),
-    )
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch_size, height, width), jnp.uint8),
-        "extent": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
-    }
+    state = build.state_shapes(options, computed)
+    batch = build.batch_shapes(batch_size, options.data.crop_size)
     products = count_products(jax.make_jaxpr(computed.train_step)(state, batch).jaxpr) / len(devices)
     lowered = on_devices.compile(computed.train_step, state).lower(state, batch)  # type: ignore[attr-defined]
     try:

@@ -49,13 +49,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
         goes_on = hosts.of_main(lambda: folder.has_checkpoint)
         values, changed = hosts.of_main(lambda: folder.config_of_run(config_lib.to_dict(config)))
         with hosts.agreed():
-            parts = build(agreement.of_this_host(values, config), pretrained=not goes_on)
+            parts = build(agreement.of_this_host(values, config), begins=not goes_on, ahead=True)
         agreement.require_same_contents(parts)
         kept, patience = parts.options.checkpoint, Patience(parts.options.training.patience)
         with Checkpoints(
             folder.path, kept.keep_latest, kept.keep_best, writes=folder.writes, tell=message
         ) as checkpoints:
-            if hosts.of_main(lambda: checkpoints.latest) is None:
+            if not goes_on:
                 state, evaluated = parts.initial_state, True
                 folder.begin(parts.about["config"], parts.about["provenance"])
             else:
