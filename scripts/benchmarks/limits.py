@@ -1,0 +1,118 @@
+"""What the machine can do at best, measured in the same run: operations and bytes a second."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.timing import Case, take_turns
+
+# Side of square matrices; and (images, height, width, channels in, channels out) of 3×3 convolutions, as the
+# networks have them.
+PRODUCTS = (1024, 2048)
+CONVOLUTIONS = ((2, 48, 48, 128, 128), (2, 24, 24, 256, 256), (2, 24, 24, 512, 512))
+COPIED = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """product and convolution: the best of all shapes, in operations a second. copy: bytes a second that a
+    copy reads and writes, both counted.
+    """
+
+    product: float
+    convolution: float
+    copy: float
+
+    @property
+    def arithmetic(self) -> float:
+        """Operations a second of the better of the two."""
+        return max(self.product, self.convolution)
+
+
+def measure(dtype: str, rounds: int, torch_device: str | None) -> Limits:
+    """On the first device of JAX, and with PyTorch on `torch_device` too: the better counts."""
+    products = dict(_jax_products(dtype))
+    convolutions = dict(_jax_convolutions(dtype))
+    if torch_device:
+        products |= dict(_torch_products(dtype, torch_device))
+        convolutions |= dict(_torch_convolutions(dtype, torch_device))
+    return Limits(_best(products, rounds), _best(convolutions, rounds), _copy_rate(rounds))
+
+
+def _best(cases: dict[str, tuple[float, Case]], rounds: int) -> float:
+    times = take_turns({name: case for name, (_, case) in cases.items()}, rounds)
+    return max(flops / times[name].least for name, (flops, _) in cases.items())
+
+
+def _case(function: Callable[..., Any], *arguments: Any) -> Case:
+    compiled = jax.jit(function)
+    return lambda: jax.block_until_ready(compiled(*arguments))
+
+
+def _jax_products(dtype: str) -> Iterator[tuple[str, tuple[float, Case]]]:
+    for side in PRODUCTS:
+        a = jnp.ones((side, side), dtype)
+        yield f"jax product {side}", (2.0 * side**3, _case(jnp.matmul, a, a))
+
+
+def _jax_convolutions(dtype: str) -> Iterator[tuple[str, tuple[float, Case]]]:
+    for images, height, width, inputs, outputs in CONVOLUTIONS:
+        x = jnp.ones((images, height, width, inputs), dtype)
+        kernel = jnp.ones((3, 3, inputs, outputs), dtype)
+
+        def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        flops = 2.0 * math.prod((images, height, width, outputs, inputs, 9))
+        yield f"jax convolution {inputs} to {outputs}", (flops, _case(convolve, x, kernel))
+
+
+def _torch_products(dtype: str, device: str) -> Iterator[tuple[str, tuple[float, Case]]]:
+    import torch
+
+    for side in PRODUCTS:
+        a = torch.ones((side, side), dtype=getattr(torch, dtype), device=device)
+
+        def multiply(a: Any = a) -> Any:
+            return a @ a
+
+        yield f"torch product {side}", (2.0 * side**3, _torch_case(multiply, device))
+
+
+def _torch_convolutions(dtype: str, device: str) -> Iterator[tuple[str, tuple[float, Case]]]:
+    import torch
+
+    for images, height, width, inputs, outputs in CONVOLUTIONS:
+        x = torch.ones((images, inputs, height, width), dtype=getattr(torch, dtype), device=device)
+        kernel = torch.ones((outputs, inputs, 3, 3), dtype=getattr(torch, dtype), device=device)
+        flops = 2.0 * math.prod((images, height, width, outputs, inputs, 9))
+
+        def convolve(x: Any = x, kernel: Any = kernel) -> Any:
+            return torch.nn.functional.conv2d(x, kernel, padding=1)
+
+        yield f"torch convolution {inputs} to {outputs}", (flops, _torch_case(convolve, device))
+
+
+def _torch_case(function: Case, device: str) -> Case:
+    import torch
+
+    def case() -> None:
+        with torch.no_grad():
+            function()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return case
+
+
+def _copy_rate(rounds: int) -> float:
+    x = jnp.ones(COPIED // 4, jnp.float32)
+    # Not a plain copy, which could be left out.
+    times = take_turns({"copy": _case(lambda x: x + 1, x)}, rounds)
+    return 2 * COPIED / times["copy"].least
