@@ -84,7 +84,8 @@ HloModule jit_train_step, is_scheduled=true
   %s = (s32[], f32[8,128]{1,0:T(8,128)}) parameter(0)
   %i = s32[] get-tuple-element(%s), index=0
   %v = f32[8,128]{1,0:T(8,128)} get-tuple-element(%s), index=1
-  %e = f32[8,128]{1,0:T(8,128)} exponential(%v), metadata={op_name="jit(train_step)/jvp(Segmenter)/head/spa/exp"}, backend_config={"window_config":{"estimated_cycles":"100"}}
+  %eye = f32[8,8]{1,0:T(8,128)S(1)} constant({...})
+  %e = f32[8,128]{1,0:T(8,128)} dot(%eye, %v), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(train_step)/jvp(Segmenter)/head/spa/dot_general"}, backend_config={"window_config":{"estimated_cycles":"100"}}
   ROOT %u = (s32[], f32[8,128]{1,0:T(8,128)}) tuple(%i, %e)
 }
 
@@ -123,7 +124,7 @@ def test_a_program_of_a_tpu() -> None:
         Traffic(NORM, 1, 2 * TILE, 0, 0, 0, 0),
         Traffic(COLLECTIVES, 1, 2 * TILE, 0, 0, 0, 0),
         # Five turns of a loop.
-        Traffic("attention, SPA", 1, 5 * 2 * TILE, 0, 0, 0, 500),
+        Traffic("attention, SPA", 1, 5 * 2 * TILE, 0, 5 * TILE, 5 * 2 * 8 * 128 * 8, 500),
         Traffic(LOSS, 1, 2 * TILE, 0, 0, 0, 0),
         # 8 columns take 128 lanes.
         Traffic(COPIES, 1, TILE + 128 * 128 * 4, 128 * 120 * 4, 0, 0, 0),
