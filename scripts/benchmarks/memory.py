@@ -65,7 +65,7 @@ def _in_words(value: int | None) -> str:
     return "" if value is None else f"{value / 1e9:.2f} GB"
 
 
-def resident_peak(case: Callable[[], None]) -> int:
+def resident_peak(case: Callable[[], object]) -> int:
     """The largest resident set of this process during the second run of a case, in bytes.
 
     The first run compiles. Where the peak cannot be set back (only Linux can), it is that of both.
