@@ -47,8 +47,8 @@ def measure(
 ) -> Measured | None:
     """Starts a process for each way and lets them take turns; None where the first cannot run.
 
-    `least_seconds` is that of `timing.turn`. What another way says when it cannot run is told in one line, and
-    it is left out.
+    `least_seconds` is that of `timing.turn`. What another way says when it cannot run is told in one line,
+    and it is left out.
     """
     with contextlib.ExitStack() as stack:
         processes: dict[str, _Process] = {}
