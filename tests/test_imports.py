@@ -39,6 +39,7 @@ WITHIN_BOTTOM = {
     "checkpoint_scores": {"checkpoint_files", "checksums", "paths"},
     "compilation_cache": {"paths", "progress"},
     "compiler": set(),
+    "cores": set(),
     "huge_pages": set(),
     "checksums": set(),
     "progress": {"hosts"},

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from dpanet_jax import checkpoint, models, version
 from dpanet_jax import config as config_lib
 from dpanet_jax.config import Sections
-from dpanet_jax.data import pipeline
+from dpanet_jax.data import pipeline, readers
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.data.options import Augmentation, Data
 from dpanet_jax.data.split import Split, open_split
@@ -190,13 +190,27 @@ def computation(options: Sections, num_classes: int, num_steps: int, on_devices:
 def training_batches(
     options: Sections, split: Split, block: tuple[int, int] = (0, 1)
 ) -> pipeline.TrainBatches:
-    """The batches that a config trains on, of them block (index, count): an endless iterator with a state."""
+    """The batches that a config trains on, of them block (index, count): an endless iterator with a state.
+
+    How many threads and processes read is chosen for the devices of this process, where the config does not
+    say it.
+    """
+    data, rows = options.data, options.training.batch_size // block[1]
+    height, width = data.crop_size
+    read_by = readers.choose(
+        readers.this_machine(jax.local_device_count(), jax.default_backend() == "cpu"),
+        pixels=sum(h * w for h, w in split.sizes) / len(split),
+        batch_bytes=rows * height * width * 4,  # An image of three bytes a pixel, and its label.
+        num_threads=data.num_threads,
+        num_workers=data.num_workers,
+    )
     return pipeline.train_batches(
         split,
-        augmentation_of(options.data),
+        augmentation_of(data),
         batch_size=options.training.batch_size,
         seed=options.run.seed,
-        num_workers=options.data.num_workers,
+        num_threads=read_by.threads,
+        num_workers=read_by.workers,
         block=block[0],
         num_blocks=block[1],
     )
