@@ -21,7 +21,7 @@ from dpanet_jax.training.upload import LogUpload
 # Bytes from which on a file of events that is uploaded is followed by a new one.
 _LARGE = 2**23
 
-# Steps whose figures are read together. Each that is on the devices holds its batch there.
+# Steps whose figures are read in one transfer.
 READ_TOGETHER = 4
 
 # The share of a window's time, idle for input, from which on a hint is worth a line, and the seconds that
@@ -137,11 +137,12 @@ class Window:
     def add(self, step: int, metrics: Metrics, waited: float = 0.0) -> None:
         """Takes a step's figures, and the seconds that the devices stood idle for its batch.
 
-        Figures are read READ_TOGETHER steps at a time, in one transfer, once as many later steps are on the
-        devices: these are never idle, and the host is at most twice as many steps ahead. Raises NotFinite
-        for a step read.
+        It waits for the step before this one: the devices are one step ahead of the host, never idle, and a
+        signal finds no more than that to wait for. Figures are read READ_TOGETHER steps at a time, in one
+        transfer. Raises NotFinite for a step read.
         """
         self._pending.append((step, metrics))
+        jax.block_until_ready([figures for _, figures in self._pending[-2:-1]])
         self._steps += 1
         self._waited += waited
         if len(self._pending) == 2 * READ_TOGETHER:
