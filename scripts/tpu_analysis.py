@@ -122,7 +122,7 @@ def paddings(works: Sequence[traffic.Work], largest: int) -> list[Answer]:
     moved: collections.Counter[Any] = collections.Counter()
     for use in (use for work in works for use in work.uses if not use.array.space):
         kind = (use.array.dtype, use.array.shape, use.array.order, use.array.tiles)
-        sums[kind] += use.times * (use.array.padded - use.array.bytes)
+        sums[kind] += use.times * (use.array.padded - use.array.unpadded)
         moved[kind] += use.times * use.array.padded
     return [
         {"dtype": kind[0], "shape": kind[1], "order": kind[2], "bytes": moved[kind], "padding": padding}
@@ -160,9 +160,9 @@ def bounds(
     peak = chip.peak(arguments.dtype) or math.inf
     seconds = {
         "operations": sum(work.flops for work in works) / peak,
-        "bytes": sum(work.bytes for work in works) / chip.memory_bandwidth,
+        "bytes": sum(work.traffic for work in works) / chip.memory_bandwidth,
         "least bytes": bytes_at_least / chip.memory_bandwidth,
-        "each": sum(max(work.flops / peak, work.bytes / chip.memory_bandwidth) for work in works),
+        "each": sum(max(work.flops / peak, work.traffic / chip.memory_bandwidth) for work in works),
     }
     return {name: {"seconds": s, "images/s": arguments.images / s} for name, s in seconds.items()}
 
@@ -175,7 +175,7 @@ def text(answer: Answer) -> str:
     ]
     for each in [*answer["causes"], answer["total"]]:
         lines.append(
-            f"| {each['cause']} | {each['instructions']} | {each['bytes'] / 1e9:.2f} |"
+            f"| {each['cause']} | {each['instructions']} | {each['traffic'] / 1e9:.2f} |"
             f" {each['padding'] / 1e9:.2f} | {each['fast'] / 1e9:.2f} | {each['flops'] / 1e12:.3f} |"
             f" {each['cycles'] / 1e6:.1f} |"
         )

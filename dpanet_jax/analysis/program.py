@@ -37,16 +37,16 @@ class Array:
     space: int = 0
 
     @property
-    def bytes(self) -> int:
-        """Without padding."""
+    def unpadded(self) -> int:
+        """Bytes of its values."""
         return self._bits() * math.prod(self.shape) // 8
 
     @property
     def padded(self) -> int:
-        """With what the tiles add: each of the innermost axes takes a multiple of its tile's length."""
+        """Bytes with what the tiles add: each of the innermost axes takes a multiple of its tile's length."""
         lengths = [self.shape[axis] for axis in self.order]
         if not self.tiles or not lengths:
-            return self.bytes
+            return self.unpadded
         tile = list(self.tiles[0])
         for part in self.tiles[1:]:
             for i in range(1, min(len(part), len(tile)) + 1):

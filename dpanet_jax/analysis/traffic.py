@@ -58,15 +58,15 @@ class Work:
     cycles: int
 
     @property
-    def bytes(self) -> int:
-        """To and from the main memory, with padding."""
+    def traffic(self) -> int:
+        """Bytes to and from the main memory, with padding."""
         return sum(use.times * use.array.padded for use in self.uses if not use.array.space)
 
     @property
     def padding(self) -> int:
-        """What of `bytes` is padding."""
+        """What of `traffic` is padding."""
         return sum(
-            use.times * (use.array.padded - use.array.bytes) for use in self.uses if not use.array.space
+            use.times * (use.array.padded - use.array.unpadded) for use in self.uses if not use.array.space
         )
 
     @property
@@ -81,7 +81,7 @@ class Traffic:
 
     cause: str
     instructions: int
-    bytes: int
+    traffic: int
     padding: int
     fast: int
     flops: float
@@ -93,7 +93,7 @@ def by_cause(works: Iterable[Work]) -> list[Traffic]:
     parts: dict[str, list[Work]] = collections.defaultdict(list)
     for work in works:
         parts[work.cause].append(work)
-    return sorted((total(cause, part) for cause, part in parts.items()), key=lambda each: -each.bytes)
+    return sorted((total(cause, part) for cause, part in parts.items()), key=lambda each: -each.traffic)
 
 
 def total(cause: str, works: Iterable[Work]) -> Traffic:

@@ -27,7 +27,7 @@ from dpanet_jax.analysis.program import Array, Program, arrays, flops
 )
 def test_padding_of_tiles(text: str, shape: tuple[int, ...], unpadded: int, padded: int, space: int) -> None:
     (array,) = arrays(text)
-    assert (array.shape, array.bytes, array.padded, array.space) == (shape, unpadded, padded, space)
+    assert (array.shape, array.unpadded, array.padded, array.space) == (shape, unpadded, padded, space)
 
 
 def test_arrays_of_a_tuple() -> None:
@@ -37,7 +37,7 @@ def test_arrays_of_a_tuple() -> None:
         Array("bf16", (4,), (0,), ((256,), (128,), (2, 1)), 1),
         Array("token", ()),
     ]
-    assert [each.bytes for each in found] == [6, 8, 0]
+    assert [each.unpadded for each in found] == [6, 8, 0]
 
 
 def test_operations_are_those_that_xla_counts() -> None:

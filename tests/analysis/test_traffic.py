@@ -50,10 +50,10 @@ def test_the_sums_are_xlas_and_each_cause_is_there(compiled: Any) -> None:
     assert set(causes) >= {"backbone, layer1", NORM, OPTIMIZER}
     assert set(causes) <= {"backbone, layer1", "head", NORM, LOSS, OPTIMIZER, COPIES}
     whole = traffic.total("all", works)
-    assert whole.bytes == sum(each.bytes for each in causes.values())
+    assert whole.traffic == sum(each.traffic for each in causes.values())
     assert whole.flops == sum(each.flops for each in causes.values())
     counted = compiled.cost_analysis()
-    assert whole.bytes == pytest.approx(counted["bytes accessed"], rel=0.02)
+    assert whole.traffic == pytest.approx(counted["bytes accessed"], rel=0.02)
     # Of the convolution, its kernel's gradient, the head and its two gradients; borders count less.
     positions = 2 * (3 * 16 - 2) ** 2
     assert causes["backbone, layer1"].flops == 2 * 2 * positions * 3 * 8
@@ -131,4 +131,4 @@ def test_a_program_of_a_tpu() -> None:
     ]  # fmt: skip
     found = traffic.by_cause(traffic.works(Program(TPU_PROGRAM)))
     assert {each.cause: each for each in found} == {each.cause: each for each in expected}
-    assert [each.bytes for each in found] == sorted((each.bytes for each in found), reverse=True)
+    assert [each.traffic for each in found] == sorted((each.traffic for each in found), reverse=True)

@@ -48,7 +48,7 @@ def test_a_program_from_a_file(script: Any, tmp_path: Path, capsys: pytest.Captu
     )  # fmt: skip
     found = json.loads(output.read_text())
     padded = 2 * 32 * 8 * 128 * 4
-    assert found["total"]["bytes"] == 2 * padded
+    assert found["total"]["traffic"] == 2 * padded
     assert [(each["cause"], each["padding"]) for each in found["causes"]] == [
         ("image, loss and resizes", 2 * (padded - 2 * 32 * 3 * 32 * 4))
     ]
