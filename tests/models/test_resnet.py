@@ -51,16 +51,16 @@ def test_widths_and_depths(name):
     assert set(blocks) == {f"layer{i + 1}_{j}" for i, depth in enumerate(depths) for j in range(depth)}
 
 
-def convolutions(model):
+def convolutions(equations, model):
     """(stride, dilation) of every 3×3 convolution after the stem, in order, from the traced program."""
     x = jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(lambda rng: model.init(rng, x, False), jax.random.key(0))
-    program = str(jax.make_jaxpr(lambda v: model.apply(v, x, False))(shapes))
-    strides = re.findall(r"window_strides=\((\d+), \1\)", program)
-    dilations = re.findall(r"rhs_dilation=\((\d+), \1\)", program)
-    pads = re.findall(r"padding=\(\((\d+), \1\), \(\1, \1\)\)", program)
-    assert len(strides) == len(dilations) == len(pads)
-    found = [tuple(map(int, conv)) for conv in zip(strides, dilations, pads, strict=True)]
+    traced = [e for e in equations(lambda v: model.apply(v, x, False), shapes) if "rhs_dilation" in e.params]
+    found = []
+    for params in (equation.params for equation in traced):
+        ways = {params["window_strides"], params["rhs_dilation"], *params["padding"]}
+        assert all(vertical == horizontal for vertical, horizontal in ways)
+        found.append((params["window_strides"][0], params["rhs_dilation"][0], params["padding"][0][0]))
     assert found[0] == (2, 1, 3), "the stem"
     assert all(pad == dilation for _, dilation, pad in found[1:])
     return [conv[:2] for conv in found[1:]]
@@ -83,8 +83,8 @@ PLAIN, HALVED = [(1, 1)], [(2, 1)]
         ({"output_stride": 16, "multi_grid": (1, 2, 3)}, HALVED + 5 * PLAIN, [(1, 1), (1, 2), (1, 3)]),
     ],
 )
-def test_strides_and_dilations_of_resnet50(options, layer3, layer4):
-    found = convolutions(ResNet("resnet50", width=8, **options))
+def test_strides_and_dilations_of_resnet50(equations, options, layer3, layer4):
+    found = convolutions(equations, ResNet("resnet50", width=8, **options))
     assert found == 3 * PLAIN + HALVED + 3 * PLAIN + layer3 + layer4
 
 
