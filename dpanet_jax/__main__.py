@@ -6,7 +6,7 @@ from types import ModuleType
 
 from absl import logging
 
-from dpanet_jax import hosts
+from dpanet_jax import hosts, huge_pages
 from dpanet_jax.command_line import parse, say
 from dpanet_jax.errors import UsageError
 from dpanet_jax.options import did_you_mean
@@ -79,4 +79,6 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] and VERBS.get(sys.argv[1]) in (train, evaluate, predict):
+        huge_pages.start_again_with_them()
     sys.exit(main())

@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dpanet_jax.models import winograd
+from dpanet_jax.models.products import product
 from dpanet_jax.options import Option, OptionError, check_fields, choose, declared
 
 Initializer = Callable[..., jax.Array]
@@ -106,7 +108,7 @@ class Conv(nn.Module):
         )
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if is_product:
-            y = jnp.matmul(x[:, :: self.stride, :: self.stride], kernel)
+            y = product(x[:, :: self.stride, :: self.stride], kernel)
         else:
             y = self._convolve(x, kernel, size)
         return y if bias is None else y + bias
@@ -122,7 +124,10 @@ class Conv(nn.Module):
         if self.groups > _SPLIT_GROUPS:
             return convolve(x, kernel, feature_group_count=self.groups)
         inputs, kernels = (jnp.split(part, self.groups, axis=-1) for part in (x, kernel))
-        return jnp.concatenate([convolve(*pair) for pair in zip(inputs, kernels, strict=True)], axis=-1)
+        pairs = list(zip(inputs, kernels, strict=True))
+        if self.stride == 1 and winograd.pays(*pairs[0], self.dilation):
+            convolve = partial(winograd.convolve, dilation=self.dilation)
+        return jnp.concatenate([convolve(*pair) for pair in pairs], axis=-1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

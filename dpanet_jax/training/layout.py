@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dpanet_jax import hosts
+from dpanet_jax import compiler, hosts
 from dpanet_jax.config import ConfigError
 from dpanet_jax.training.options import Sharding
 from dpanet_jax.training.state import TrainState
@@ -124,6 +124,7 @@ class Jit:
             in_shardings=(shardings, self.batch_shardings),
             out_shardings=(shardings, self.whole),
             donate_argnums=0,
+            compiler_options=compiler.options(self.mesh.devices.flat[0].platform),
         )
 
     def put_state(self, state: TrainState) -> TrainState:

@@ -9,12 +9,18 @@ def equations(jaxpr: Any, turns: int = 1) -> Iterator[tuple[Any, int]]:
     for equation in jaxpr.eqns:
         yield equation, turns
         inside = turns * (equation.params["length"] if equation.primitive.name == "scan" else 1)
-        for inner in _inner(equation.params):
+        for inner in _inner(equation):
             yield from equations(inner, inside)
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
-    """The programs that an equation runs: jaxprs, closed or open, among its parameters."""
+def _inner(equation: Any) -> list[Any]:
+    """The programs that an equation runs: jaxprs, closed or open, among its parameters.
+
+    Of a choice by platform (`jax.lax.platform_dependent`) it is the default, which is written as it is meant.
+    """
+    params = equation.params
+    if params.get("branches_platforms"):
+        return [params["branches"][-1].jaxpr]
     found = []
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

@@ -58,7 +58,8 @@ class CenterCrop:
         def probabilities(variables: dict[str, Any], pixels: jax.Array, extent: jax.Array) -> jax.Array:
             return jax.nn.softmax(logits(variables, pixels), axis=-1).astype(jnp.float32)
 
-        self._ids, self._probabilities = jax.jit(ids), jax.jit(probabilities)
+        self._ids = self._devices.compile(ids)
+        self._probabilities = self._devices.compile(probabilities)
 
     def put(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A model's variables, whole on each of this host's devices."""

@@ -1,10 +1,13 @@
 """This host's devices, over which a batch of images or windows is split."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dpanet_jax import compiler
 
 
 class LocalDevices:
@@ -13,8 +16,13 @@ class LocalDevices:
     def __init__(self) -> None:
         mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
         self.count = mesh.size
+        self._options = compiler.options(mesh.devices.flat[0].platform)
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("data"))
+
+    def compile(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        """`jax.jit` of what the network computes on these devices."""
+        return jax.jit(function, compiler_options=self._options)
 
     def put_whole(self, tree: Any) -> Any:
         """Arrays, whole on each device."""

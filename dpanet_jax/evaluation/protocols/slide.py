@@ -86,7 +86,7 @@ class Slide:
                 found = (found[:, 0] + found[:, 1, :, ::-1]) / 2
             return found
 
-        self._probabilities = jax.jit(probabilities)
+        self._probabilities = self._devices.compile(probabilities)
 
     def put(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A model's variables, whole on each of this host's devices."""

@@ -40,7 +40,8 @@ class Whole:
         def probabilities(variables: dict[str, Any], images: jax.Array) -> jax.Array:
             return jax.nn.softmax(logits(variables, images), axis=-1).astype(jnp.float32)
 
-        self._ids, self._probabilities = jax.jit(ids), jax.jit(probabilities)
+        self._ids = self._devices.compile(ids)
+        self._probabilities = self._devices.compile(probabilities)
 
     def put(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A model's variables, whole on each of this host's devices."""

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from dpanet_jax.models.layers import Numerics, max_pool
+from dpanet_jax.models.products import materialized
 from dpanet_jax.options import Option, OptionError, check_fields
 
 
@@ -33,7 +34,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="bn1")(y))
         y = self.conv(self.features, dilation=second, name="conv2")(y)
         y = self.norm(name="bn2")(y)
-        return nn.relu(y + _shortcut(self, x))
+        return materialized(nn.relu(y + _shortcut(self, x)))
 
 
 class Bottleneck(nn.Module):
@@ -54,7 +55,7 @@ class Bottleneck(nn.Module):
         y = self.conv(self.features, stride=self.stride, dilation=self.dilations[0], name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y))
         y = self.norm(name="bn3")(self.conv(4 * self.features, 1, name="conv3")(y))
-        return nn.relu(y + _shortcut(self, x))
+        return materialized(nn.relu(y + _shortcut(self, x)))
 
 
 def _shortcut(block: Any, x: jax.Array) -> jax.Array:

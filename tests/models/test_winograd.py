@@ -1,0 +1,118 @@
+"""3×3 convolutions by tiles against the sum as it is written, in NumPy and by XLA."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpanet_jax.models import winograd
+from dpanet_jax.models.layers import Conv
+from dpanet_jax.training.traced import equations
+
+pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="tiles are for a CPU")
+
+
+def written_out(x, kernel, dilation):
+    """Σ over the taps of x, shifted, times the kernel's matrix, in float64."""
+    height, width = x.shape[1:3]
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (dilation,) * 2, (dilation,) * 2, (0, 0)))
+    y = 0
+    for i in range(3):
+        for j in range(3):
+            shifted = padded[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
+            y = y + shifted @ np.asarray(kernel[i, j], np.float64)
+    return y
+
+
+def case(height, width, channels=3, features=5):
+    rng = np.random.default_rng(height * width)
+    x = rng.standard_normal((2, height, width, channels), np.float32)
+    kernel = rng.standard_normal((3, 3, channels, features), np.float32)
+    dy = rng.standard_normal((2, height, width, features), np.float32)
+    return jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(dy)
+
+
+@pytest.mark.parametrize(
+    ("size", "dilation", "band_bytes"),
+    [
+        ((4, 6), 1, 2**28),
+        ((7, 5), 1, 2**28),
+        ((9, 8), 2, 2**28),
+        ((3, 17), 4, 2**28),
+        # Three bands of two rows of tiles, where the image has five; and bands of one.
+        ((10, 6), 1, 2**12 * 3),
+        ((13, 9), 2, 1),
+    ],
+)
+def test_the_output_and_both_gradients(size, dilation, band_bytes, monkeypatch):
+    monkeypatch.setattr(winograd, "_BAND_BYTES", band_bytes)
+    x, kernel, dy = case(*size)
+
+    @jax.jit
+    def both(x, kernel, dy):
+        y, gradients = jax.vjp(partial(winograd.convolve, dilation=dilation), x, kernel)
+        return y, *gradients(dy)
+
+    y, dx, dkernel = both(x, kernel, dy)
+    np.testing.assert_allclose(y, written_out(x, kernel, dilation), rtol=0, atol=3e-5)
+    # The gradient of the input is the convolution of dy with the kernel turned around.
+    turned = np.asarray(kernel)[::-1, ::-1].swapaxes(2, 3)
+    np.testing.assert_allclose(dx, written_out(dy, turned, dilation), rtol=0, atol=3e-5)
+    # The output is linear in the kernel: Σ dy · y(other kernel) = Σ gradient · other kernel.
+    for seed in range(3):
+        other = np.random.default_rng(seed).standard_normal(kernel.shape)
+        left = np.sum(np.asarray(dy, np.float64) * written_out(x, other, dilation))
+        scale = np.sqrt(np.sum(np.square(dkernel, dtype=np.float64)))
+        assert abs(left - np.sum(np.asarray(dkernel, np.float64) * other)) < 1e-5 * scale
+
+
+def test_bands_are_as_many_as_said():
+    x = jnp.zeros((2, 10, 6, 3))
+    assert winograd._Tiles(x, 1).bands == 1
+    size = 16 * 2 * 5 * 3 * 3 * 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "_BAND_BYTES", size // 3 + 1)
+        assert (winograd._Tiles(x, 1).bands, winograd._Tiles(x, 1).rows) == (3, 2)
+
+
+def arrays(x=(2, 24, 24, 256), kernel=(3, 3, 256, 128), dtype="float32"):
+    return jax.ShapeDtypeStruct(x, dtype), jax.ShapeDtypeStruct(kernel, dtype)
+
+
+def test_it_is_for_large_float32_convolutions_alone():
+    assert winograd.pays(*arrays(), dilation=1)
+    assert winograd.pays(*arrays(), dilation=4)
+    assert not winograd.pays(*arrays(dtype="bfloat16"), dilation=1)
+    assert not winograd.pays(*arrays(kernel=(3, 3, 256, 64)), dilation=1)
+    assert not winograd.pays(*arrays(kernel=(3, 1, 256, 128)), dilation=1)
+    assert not winograd.pays(*arrays(x=(2, 8, 8, 256)), dilation=1)
+    # 26 rows are four tiles of 8: 32.
+    assert not winograd.pays(*arrays(x=(2, 26, 26, 256)), dilation=4)
+    assert not winograd.pays(*arrays(kernel=(3, 3, 128, 128)), dilation=1)
+
+
+@pytest.mark.parametrize(("dilation", "groups"), [(1, 1), (2, 2)])
+def test_a_layer_takes_it_and_counts_as_before(dilation, groups):
+    """The layer gives what XLA's convolution gives, and its program is counted as that convolution."""
+    conv = Conv(128 * groups, 3, dilation=dilation, groups=groups)
+    x = jax.random.normal(jax.random.key(0), (1, 24, 24, 128 * groups))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 128, 128 * groups)) / 50
+    found = conv.apply({"params": {"kernel": kernel}}, x)
+    expected = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        [(dilation,) * 2] * 2,
+        rhs_dilation=(dilation,) * 2,
+        feature_group_count=groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    assert float(jnp.abs(found - expected).max()) < 3e-6 * float(jnp.abs(expected).max())
+    traced = jax.make_jaxpr(lambda x: conv.apply({"params": {"kernel": kernel}}, x))(x)
+    counted = [equation.primitive.name for equation, _ in equations(traced.jaxpr)]
+    assert counted.count("conv_general_dilated") == groups
+    assert "dot_general" not in counted
+    compiled = jax.jit(lambda x: conv.apply({"params": {"kernel": kernel}}, x)).lower(x).compile().as_text()
+    assert " convolution(" not in compiled
