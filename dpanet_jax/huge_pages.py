@@ -6,6 +6,7 @@ glibc asks Linux for them where its tunable says so, which it reads when a proce
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 VARIABLE = "DPANET_HUGE_PAGES"
@@ -22,25 +23,28 @@ def start_again_with_them() -> None:
     already, to whatever value, where DPANET_HUGE_PAGES is 0, and where the C library is not glibc 2.35 or
     newer. To be called before anything is begun.
     """
-    environment = asking(os.environ, _policy(), _glibc())
-    if environment is not None:
+    asked = environment()
+    if asked is not None:
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], asked)
 
 
-def asking(
-    environment: "os._Environ[str] | dict[str, str]", policy: str, glibc: tuple[int, ...]
-) -> dict[str, str] | None:
-    """The environment in which to start again, or None. `policy` is the text of Linux's file."""
-    tunables = environment.get(_TUNABLES, "")
+def environment() -> dict[str, str] | None:
+    """This process's environment with the tunable, or None where nothing would come of it."""
+    return asking(os.environ, _policy(), _glibc())
+
+
+def asking(variables: Mapping[str, str], policy: str, glibc: tuple[int, ...]) -> dict[str, str] | None:
+    """`environment` of these variables. `policy` is the text of Linux's file, `glibc` its version."""
+    tunables = variables.get(_TUNABLES, "")
     if (
-        environment.get(VARIABLE) == "0"
+        variables.get(VARIABLE) == "0"
         or "glibc.malloc.hugetlb" in tunables
         or "[madvise]" not in policy
         or glibc < (2, 35)
     ):
         return None
-    return {**environment, _TUNABLES: ":".join(filter(None, [tunables, _HUGE]))}
+    return {**variables, _TUNABLES: ":".join(filter(None, [tunables, _HUGE]))}
 
 
 def _policy() -> str:

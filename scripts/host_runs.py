@@ -179,7 +179,7 @@ def _logged(workdir: AnyPath) -> dict[str, float]:
         f"{line['step']} {name}": np.nan if value is None else value
         for line in lines
         for name, value in line.items()
-        if name not in ("step", "train/images_per_second")
+        if name not in ("step", "train/images_per_second", "train/input_wait")
     }
 
 

@@ -12,6 +12,9 @@ import dpanet_jax
 from dpanet_jax import checkpoint
 from dpanet_jax.training import build
 
+# What the log says of time, which no two runs share.
+TIMES = ("train/images_per_second", "train/input_wait")
+
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
     """The lines of the log."""
@@ -19,8 +22,8 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 
 
 def log_of(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of the log in their order, without the speed."""
-    return [{k: v for k, v in line.items() if "images_per" not in k} for line in lines(workdir)]
+    """The lines of the log in their order, without what they say of time."""
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines(workdir)]
 
 
 def steps_of(workdir: Path) -> list[int]:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from dpanet_jax.analysis import hlo
 from dpanet_jax.analysis.hlo import Collective
 from dpanet_jax.config import Sections
-from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import build, layout
 from dpanet_jax.training.state import TrainState
 from dpanet_jax.training.traced import equations
@@ -67,10 +66,28 @@ class TooLarge:
     limit: int | None
 
 
-def compile_step(
-    options: Sections, num_classes: int, batch_size: int, devices: Sequence[Any]
-) -> Cost | TooLarge:
-    """Compiles the step that a config describes, under `jit`, over a mesh of all the devices; none is used.
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A step that is ready to be compiled: `lowered.compile()`. `batch` and `state` hold shapes alone."""
+
+    lowered: Any
+    model: Any  # what `models.build` returns
+    state: TrainState
+    batch: layout.Batch
+    products: float  # on each device, as `count_products` counts
+
+    def compile(self) -> Any:
+        """What JAX's `compile` returns, or TooLarge."""
+        try:
+            return self.lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return too_large(str(error))
+
+
+def lower_step(options: Sections, num_classes: int, batch_size: int, devices: Sequence[Any]) -> Lowered:
+    """The step that a config describes, under `jit`, over a mesh of all the devices, before it is compiled.
 
     batch_size is of all devices, and must be a multiple of them and of the config's accumulate_steps.
     """
@@ -80,27 +97,23 @@ def compile_step(
     on_devices = layout.Jit(devices, options.sharding)
     # The length of the schedule is a constant in the program: any will do.
     computed = build.computation(options, num_classes, max(1, options.training.steps), on_devices)
-    height, width = options.data.crop_size
-    state = jax.eval_shape(
-        lambda rng: TrainState.create(
-            init_variables(computed.model, rng, (height, width)), computed.optimizer, options.training
-        ),
-        jax.random.key(0),
-    )
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch_size, height, width), jnp.uint8),
-        "extent": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
-    }
+    state = build.state_shapes(options, computed)
+    batch = build.batch_shapes(batch_size, options.data.crop_size)
     products = count_products(jax.make_jaxpr(computed.train_step)(state, batch).jaxpr) / len(devices)
     lowered = on_devices.compile(computed.train_step, state).lower(state, batch)  # type: ignore[attr-defined]
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return too_large(str(error))
-    return measure(compiled, state, batch, products, options.training.accumulate_steps, len(devices))
+    return Lowered(lowered, computed.model, state, batch, products)
+
+
+def compile_step(
+    options: Sections, num_classes: int, batch_size: int, devices: Sequence[Any]
+) -> Cost | TooLarge:
+    """The cost of `lower_step`'s step, compiled for devices of which none is used."""
+    step = lower_step(options, num_classes, batch_size, devices)
+    compiled = step.compile()
+    if isinstance(compiled, TooLarge):
+        return compiled
+    loops = options.training.accumulate_steps
+    return measure(compiled, step.state, step.batch, step.products, loops, len(devices))
 
 
 def measure(

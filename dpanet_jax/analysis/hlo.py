@@ -16,6 +16,7 @@ _CALLED = re.compile(r"(?:calls|body|true_computation|false_computation)=%?([\w.
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CALL = re.compile(r" call\(.*to_apply=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_FUSION = re.compile(r" fusion\(")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 # libtpu's name for a fused program that sums, of which each device keeps a part.
@@ -64,12 +65,12 @@ def collectives(text: str, devices: int, norms: Collection[str] = ()) -> list[Co
     part of each) or "loss and metrics". Where the compiler has joined several sums in one, each array's bytes
     count for its own purpose, and the one for that of most.
     """
-    computations, entry = _computations(text)
+    found_computations, entry = computations(text)
     counts: collections.Counter[tuple[str, str, int]] = collections.Counter()
     sizes: collections.Counter[tuple[str, str, int]] = collections.Counter()
     seen: set[tuple[str, str, int]] = set()
-    for name, times in _executed(computations, entry, 1):
-        lines = computations[name]
+    for name, times in executed(found_computations, entry):
+        lines = found_computations[name]
         found = [line for line in lines if _INSTRUCTION.match(line)]
         purposes = _purposes(lines, norms) if found else {}
         for line in found:
@@ -138,7 +139,7 @@ def _lays_parameters(line: str) -> bool:
     return op_name is None or "jvp(" not in op_name[1]
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
     """{name: lines} of every computation, and the name of the entry."""
     found: dict[str, list[str]] = {}
     entry, current = "", []
@@ -152,15 +153,20 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _executed(computations: dict[str, list[str]], name: str, times: int) -> Iterator[tuple[str, int]]:
-    """(name, how often it runs) of a computation and of those that it calls."""
+def executed(
+    computations: dict[str, list[str]], name: str, times: int = 1, into_fusions: bool = True
+) -> Iterator[tuple[str, int]]:
+    """(name, how often it runs) of a computation, which runs `times` times, and of those that it calls."""
     if name not in computations:
         return
     yield name, times
     for line in computations[name]:
+        if not into_fusions and _FUSION.search(line):
+            continue
         trips = _TRIPS.search(line)
         for called in _called(line):
-            yield from _executed(computations, called, times * (int(trips[1]) if trips else 1))
+            turns = times * (int(trips[1]) if trips else 1)
+            yield from executed(computations, called, turns, into_fusions)
 
 
 def _called(line: str) -> list[str]:
@@ -170,10 +176,11 @@ def _called(line: str) -> list[str]:
 
 
 def _array_bytes(dtype: str, shape: str) -> int:
-    return _bits(dtype) * math.prod(map(int, filter(None, shape.split(",")))) // 8
+    return bits(dtype) * math.prod(map(int, filter(None, shape.split(",")))) // 8
 
 
-def _bits(dtype: str) -> int:
+def bits(dtype: str) -> int:
+    """Bits of an element of XLA's type of this name."""
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else 8
 

@@ -3,11 +3,11 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import os
 
 import numpy as np
 from PIL import Image
 
+from dpanet_jax import cores
 from dpanet_jax.data import images, labels
 from dpanet_jax.data.archives import ArchiveError, File
 from dpanet_jax.data.census import Census, Seen
@@ -40,7 +40,7 @@ def check_source(
     are meaningful only where that list is empty. Shows a progress bar unless `quiet`.
     """
     jobs = [(split, pair) for split, pairs in listing.splits.items() for pair in pairs]
-    workers = min(16, os.cpu_count() or 1)
+    workers = min(16, cores.usable())
     problems: list[str] = []
     rewritten: list[File] = []
     sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in listing.splits}

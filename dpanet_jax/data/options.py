@@ -58,11 +58,21 @@ class Data(Augmentation):
         str, Option("split to train on; expressions such as train+val or train[:10%] work")
     ] = "train"
     val_split: Annotated[str, Option("split to evaluate on while training", kind="evaluation")] = "val"
-    num_workers: Annotated[
+    num_threads: Annotated[
         int,
         Option(
-            "worker processes that read and augment; 0: threads of the training process",
+            "threads of each process that reads and augments; 0: chosen from the machine's cores and devices,"
+            " or 1 where num_workers is given",
             least=0,
             kind="operation",
         ),
     ] = 0
+    num_workers: Annotated[
+        int,
+        Option(
+            "worker processes that read and augment; 0: threads of the training process; -1: chosen from the"
+            " machine's cores and devices, or 0 where num_threads is given",
+            least=-1,
+            kind="operation",
+        ),
+    ] = -1

@@ -4,7 +4,6 @@ Arrays: images (b, h, w, 3) uint8 RGB; labels (b, h, w) uint8 train ids, of whic
 """
 
 import functools
-import os
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from dpanet_jax import cores
 from dpanet_jax.data.augment import augment
 from dpanet_jax.data.classes import IGNORE_LABEL
 from dpanet_jax.data.options import Augmentation
@@ -84,7 +84,7 @@ class TrainBatches:
         options = grain.multiprocessing.MultiprocessingOptions(
             num_workers=self._num_workers, per_worker_buffer_size=2
         )
-        return remaining.to_iter_dataset(_read_options(1)).mp_prefetch(options)
+        return remaining.to_iter_dataset(_read_options(self._threads)).mp_prefetch(options)
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able: the number of the batch that `next` gives, and whose stream it is."""
@@ -133,7 +133,8 @@ def train_batches(
     b = batch_size / num_blocks and (h, w) = crop_size. Batch n depends on (split, seed, n)
     and the augmentation alone: not on workers, threads, blocks or how often a run was resumed.
 
-    num_workers: processes that read; 0 reads in num_threads threads of this one (default: up to 4).
+    num_workers: processes that read, in num_threads threads each (default: 1); 0 reads in threads of this
+    process (default: up to 4).
     Worker processes are spawned, so a script needs its `if __name__ == "__main__"`.
 
     Raises UnlabelledSplit for a split without labels, and UsageError (a ValueError) naming the argument
@@ -149,7 +150,7 @@ def train_batches(
     # Batch n is the chunks n · num_blocks to (n + 1) · num_blocks - 1.
     mine = examples.batch(rows).slice(slice(block, None, num_blocks))
     identity = {"fingerprint": split.fingerprint, "seed": seed, "batch_size": batch_size}
-    threads = _default_threads() if num_threads is None else num_threads
+    threads = (1 if num_workers else _default_threads()) if num_threads is None else num_threads
     return TrainBatches(mine, identity, num_workers, threads)
 
 
@@ -238,7 +239,7 @@ def _rows_of_a_block(batch_size: int, block: int, num_blocks: int) -> int:
 
 
 def _default_threads() -> int:
-    return min(4, os.cpu_count() or 1)
+    return min(4, cores.usable())
 
 
 def _read_options(threads: int) -> grain.ReadOptions:

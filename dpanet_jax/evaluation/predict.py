@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpanet_jax import cores
 from dpanet_jax.data import images
 from dpanet_jax.data.classes import IGNORE_LABEL, Classes, colorize
 from dpanet_jax.data.finder import VIDEO_SUFFIXES
@@ -188,7 +189,7 @@ def _predict_images(
 ) -> Iterator[Path]:
     """Yields the name of each image once its labels are handed to `finish`, or it has failed."""
     batches = together.of_one_size if model.protocol.fills_up else together.of_any_sizes
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
+    with concurrent.futures.ThreadPoolExecutor(min(4, cores.usable())) as readers:
         for names, size, futures in _read_ahead(readers, found, batches(by_size)):
             read: dict[Path, np.ndarray] = {}
             for name, future in zip(names, futures, strict=True):

@@ -1,11 +1,12 @@
 """Threads that write files while the device computes."""
 
 import concurrent.futures
-import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
+
+from dpanet_jax import cores
 
 # What waits to be written stays below so many pixels, or is one image.
 _MOST_PIXELS = 2**26
@@ -15,7 +16,7 @@ class Writers:
     """A pool of threads with a bounded queue. An error of a thread is raised by the next call."""
 
     def __init__(self, threads: int | None = None, most_pixels: int = _MOST_PIXELS) -> None:
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1))
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads or min(4, cores.usable()))
         self._most = most_pixels
         self._waiting = 0
         self._error: BaseException | None = None

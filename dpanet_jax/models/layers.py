@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpanet_jax.models import interleaved, winograd
+from dpanet_jax.models import convolution, interleaved, winograd
 from dpanet_jax.models.products import product
 from dpanet_jax.options import Option, OptionError, check_fields, choose, declared
 
@@ -24,6 +24,11 @@ kaiming_normal: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "
 # torch.nn.Conv2d's default, uniform in ±1/√fan_in, which the reference heads keep. The backbone's
 # would start a classifier of a few classes at logits of ±10 and more.
 torch_default: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+# A compiled function within a program is traced once for all layers of a shape: a start is seconds shorter.
+_product = jax.jit(product)
+_convolve = jax.jit(convolution.convolve, static_argnames=("stride", "dilation"))
+_convolve_by_tiles = jax.jit(winograd.convolve, static_argnames="dilation")
 
 # Above so many groups a convolution is left whole; see `Conv`.
 _SPLIT_GROUPS = 4
@@ -118,7 +123,7 @@ class Conv(nn.Module):
         )
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if is_product:
-            y = product(x[:, :: self.stride, :: self.stride], kernel)
+            y = _product(x[:, :: self.stride, :: self.stride], kernel)
         elif self._as_batch(size):
             parts = interleaved.to_batch(x, self.dilation)
             y = interleaved.from_batch(self._convolve(parts, kernel, size, 1), self.dilation, *x.shape[1:3])
@@ -131,19 +136,22 @@ class Conv(nn.Module):
         return self.dilated_as_batch and dilated and all(n % 2 for n in size)
 
     def _convolve(self, x: jax.Array, kernel: jax.Array, size: tuple[int, ...], dilation: int) -> jax.Array:
-        convolve = partial(
-            jax.lax.conv_general_dilated,
-            window_strides=(self.stride, self.stride),
-            padding=[(dilation * (n // 2),) * 2 for n in size],
-            rhs_dilation=(dilation, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
         if self.groups > _SPLIT_GROUPS:
-            return convolve(x, kernel, feature_group_count=self.groups)
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=[(dilation * (n // 2),) * 2 for n in size],
+                rhs_dilation=(dilation, dilation),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
         inputs, kernels = (jnp.split(part, self.groups, axis=-1) for part in (x, kernel))
         pairs = list(zip(inputs, kernels, strict=True))
         if self.stride == 1 and winograd.pays(*pairs[0], dilation):
-            convolve = partial(winograd.convolve, dilation=dilation)
+            convolve = partial(_convolve_by_tiles, dilation=dilation)
+        else:
+            convolve = partial(_convolve, stride=self.stride, dilation=dilation)
         return jnp.concatenate([convolve(*pair) for pair in pairs], axis=-1)
 
 
@@ -193,17 +201,37 @@ class BatchNorm(nn.BatchNorm):
 
     variance: str = "unbiased"
 
+    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
-        unbiased = self.variance == "unbiased" and not self.use_running_average
-        old = self.get_variable("batch_stats", "var") if unbiased else None
-        y = super().__call__(x)
-        if old is not None and not self.is_initializing():
-            devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
-            count = devices * math.prod(x.shape[:-1])
-            kept = self.momentum * old
-            new = self.get_variable("batch_stats", "var")
-            self.put_variable("batch_stats", "var", kept + (new - kept) * (count / max(count - 1, 1)))
+        begins = self.is_initializing()
+        if begins:
+            for name, start in (("mean", jnp.zeros), ("var", jnp.ones)):
+                self.variable("batch_stats", name, start, x.shape[-1:], jnp.float32)
+            for name, initializer in (("scale", self.scale_init), ("bias", self.bias_init)):
+                self.param(name, initializer, x.shape[-1:], self.param_dtype)
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(nn.BatchNorm)}
+        # At init no axis is bound.
+        given |= {"parent": None, "name": None, "axis_name": None if begins else self.axis_name}
+        y, statistics = _normalized(nn.BatchNorm(**given), self.variance == "unbiased", self.variables, x)
+        if not (begins or self.use_running_average):
+            for name, value in statistics.items():
+                self.put_variable("batch_stats", name, value)
         return y
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _normalized(
+    norm: nn.BatchNorm, unbiased: bool, variables: Any, x: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What Flax's batch norm makes of x, and the running statistics after it."""
+    y, updates = norm.apply(variables, x, mutable=["batch_stats"])
+    statistics = dict(updates["batch_stats"])
+    if unbiased and not norm.use_running_average:
+        devices = 1 if norm.axis_name is None else jax.lax.axis_size(norm.axis_name)
+        count = devices * math.prod(x.shape[:-1])
+        kept = norm.momentum * variables["batch_stats"]["var"]
+        statistics["var"] = kept + (statistics["var"] - kept) * (count / max(count - 1, 1))
+    return y, statistics
 
 
 class ChannelDropout(nn.Module):

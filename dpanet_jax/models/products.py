@@ -24,7 +24,9 @@ product.defvjp(_forward, _backward)
 
 
 def _gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:
-    return jax.vjp(jnp.matmul, x, kernel)[1](dy)
+    of_input = jax.linear_transpose(lambda x: jnp.matmul(x, kernel), x)
+    of_kernel = jax.linear_transpose(lambda kernel: jnp.matmul(x, kernel), kernel)
+    return *of_input(dy), *of_kernel(dy)
 
 
 def _gradients_on_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:

@@ -8,12 +8,14 @@ tiles, C channels of the input, O of the output, N = B·T·δ·S·δ tiles.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dpanet_jax.models import convolution
 
 _INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])  # Bᵀ
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G
@@ -53,7 +55,8 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     On a CPU by tiles, elsewhere as XLA does it. Rounding differs from the plain sum's by a few ulps of the
     largest value.
     """
-    by_tiles, plain = (partial(way, dilation=dilation) for way in (_by_tiles, _plain))
+    by_tiles = partial(_by_tiles, dilation=dilation)
+    plain = partial(convolution.plain, stride=1, dilation=dilation)
     return jax.lax.platform_dependent(x, kernel, cpu=by_tiles, default=plain)
 
 
@@ -62,27 +65,12 @@ def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array,
 
 
 def _backward(dilation: int, kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    ways = (partial(way, dilation=dilation) for way in (_gradients_by_tiles, _plain_gradients))
-    by_tiles, plain = ways
+    by_tiles = partial(_gradients_by_tiles, dilation=dilation)
+    plain = partial(convolution.plain_gradients, stride=1, dilation=dilation)
     return jax.lax.platform_dependent(*kept, dy, cpu=by_tiles, default=plain)
 
 
 convolve.defvjp(_forward, _backward)
-
-
-def _plain(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        [(dilation, dilation)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _plain_gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, dilation: int) -> Any:
-    return jax.vjp(partial(_plain, dilation=dilation), x, kernel)[1](dy)
 
 
 class _Tiles:
@@ -203,8 +191,12 @@ def _combined(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]
     """Each row of a matrix of 1, 0 and −1 times the parts."""
     sums = []
     for row in matrix:
-        terms = [part if factor > 0 else -part for factor, part in zip(row, parts, strict=True) if factor]
-        sums.append(sum(terms[1:], start=terms[0]))
+        terms = [
+            part if factor > 0 else jax.lax.neg(part)
+            for factor, part in zip(row, parts, strict=True)
+            if factor
+        ]
+        sums.append(reduce(jax.lax.add, terms))
     return sums
 
 

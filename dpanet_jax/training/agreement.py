@@ -9,7 +9,7 @@ from dpanet_jax import config as config_lib
 from dpanet_jax.training.build import Parts
 
 # What each host may have of its own: where its disks are, and how it reads them.
-_OWN = ("data.data_dir", "data.num_workers")
+_OWN = ("data.data_dir", "data.num_threads", "data.num_workers")
 _DIGITS = 16  # of a checksum, so that a line can hold two
 
 

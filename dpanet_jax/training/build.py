@@ -5,13 +5,14 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from dpanet_jax import checkpoint, models, version
 from dpanet_jax import config as config_lib
 from dpanet_jax.config import Sections
-from dpanet_jax.data import pipeline
+from dpanet_jax.data import pipeline, readers
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.data.options import Augmentation, Data
 from dpanet_jax.data.split import Split, open_split
@@ -20,6 +21,7 @@ from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.precision import param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import layout, pictures
+from dpanet_jax.training.ahead import written_ahead
 from dpanet_jax.training.height import require_even_height
 from dpanet_jax.training.layout import Layout, TrainStep
 from dpanet_jax.training.losses import require_whole_batches
@@ -87,14 +89,16 @@ def require_valid(config: ConfigDict) -> None:
     require_whole_batches(options.loss_options, training.accumulate_steps)
 
 
-def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
+def build(config: ConfigDict, *, begins: bool = True, ahead: bool = False) -> Parts:
     """The parts of the run that a config describes, on this process's and all devices.
 
-    `pretrained` False leaves config.model.pretrained out, for a run that goes on from a checkpoint. Raises
-    ConfigError where config and data set do not fit, DataError's family for the data set, and WeightsError.
+    `begins` False is for a run that goes on from a checkpoint: its first weights are neither drawn nor read
+    from config.model.pretrained, and the initial state is zeros. `ahead` begins to write the step's program
+    on a thread. Raises ConfigError where config and data set do not fit, DataError's family for the data set,
+    and WeightsError.
     """
     options = config_lib.sections(config)
-    if pretrained:
+    if begins:
         config_lib.check_pretrained(options.pretrained.pretrained)
         config_lib.check_frozen_weights(options)
     training, data = options.training, options.data
@@ -107,8 +111,15 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
     on_devices = layout.make(options.run.parallelism, options.sharding)
     computed = computation(options, len(classes.names), steps, on_devices)
     model = computed.model
-    variables = initial_variables(options, model, pretrained)
-    state = TrainState.create(variables, computed.optimizer, training)
+    shapes = state_shapes(options, computed)
+    train_step = on_devices.compile(computed.train_step, shapes)
+    if ahead and isinstance(on_devices, layout.Jit):
+        laid = on_devices.laid(shapes, batch_shapes(training.batch_size, data.crop_size))
+        train_step = written_ahead(train_step, *laid, model.dtype)
+    if begins:
+        state = TrainState.create(initial_variables(options, model), computed.optimizer, training)
+    else:
+        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return Parts(
         options=options,
         train_split=train_split,
@@ -120,7 +131,7 @@ def build(config: ConfigDict, *, pretrained: bool = True) -> Parts:
         schedule=computed.schedule,
         optimizer=computed.optimizer,
         layout=on_devices,
-        train_step=on_devices.compile(computed.train_step, state),
+        train_step=train_step,
         batches=training_batches(options, train_split, on_devices.block),
         initial_state=state,
         protocol=protocols.make(
@@ -179,13 +190,27 @@ def computation(options: Sections, num_classes: int, num_steps: int, on_devices:
 def training_batches(
     options: Sections, split: Split, block: tuple[int, int] = (0, 1)
 ) -> pipeline.TrainBatches:
-    """The batches that a config trains on, of them block (index, count): an endless iterator with a state."""
+    """The batches that a config trains on, of them block (index, count): an endless iterator with a state.
+
+    How many threads and processes read is chosen for the devices of this process, where the config does not
+    say it.
+    """
+    data, rows = options.data, options.training.batch_size // block[1]
+    height, width = data.crop_size
+    read_by = readers.choose(
+        readers.this_machine(jax.local_device_count(), jax.default_backend() == "cpu"),
+        pixels=sum(h * w for h, w in split.sizes) / len(split),
+        batch_bytes=rows * height * width * 4,  # An image of three bytes a pixel, and its label.
+        num_threads=data.num_threads,
+        num_workers=data.num_workers,
+    )
     return pipeline.train_batches(
         split,
-        augmentation_of(options.data),
+        augmentation_of(data),
         batch_size=options.training.batch_size,
         seed=options.run.seed,
-        num_workers=options.data.num_workers,
+        num_threads=read_by.threads,
+        num_workers=read_by.workers,
         block=block[0],
         num_blocks=block[1],
     )
@@ -196,12 +221,36 @@ def augmentation_of(data: Data) -> Augmentation:
     return Augmentation(**{f.name: getattr(data, f.name) for f in dataclasses.fields(Augmentation)})
 
 
-def initial_variables(options: Sections, model: Any, pretrained: bool = True) -> dict[str, Any]:
+def state_shapes(options: Sections, computed: Computation) -> TrainState:
+    """The state that a config's step takes, of `jax.ShapeDtypeStruct`s."""
+
+    height, width = options.data.crop_size
+
+    def create(rng: jax.Array) -> TrainState:
+        variables = init_variables(computed.model, rng, (height, width))
+        return TrainState.create(variables, computed.optimizer, options.training)
+
+    state = jax.eval_shape(create, jax.random.key(options.run.seed))
+    # As arrays are that come from host memory: of a type that is not weak.
+    strong: TrainState = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    return strong
+
+
+def batch_shapes(batch_size: int, crop_size: tuple[int, ...]) -> layout.Batch:
+    """The global batch that a step takes, of `jax.ShapeDtypeStruct`s."""
+    return {
+        "image": jax.ShapeDtypeStruct((batch_size, *crop_size, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size, *crop_size), np.uint8),
+        "extent": jax.ShapeDtypeStruct((batch_size, 2), np.int32),
+    }
+
+
+def initial_variables(options: Sections, model: Any) -> dict[str, Any]:
     """The model's first {"params", "batch_stats"} as NumPy arrays, the same on every host."""
     rng = jax.random.key(options.run.seed)
     height, width = options.data.crop_size
     variables: dict[str, Any] = jax.device_get(init_variables(model, rng, (height, width)))
     weights = options.pretrained
-    if weights.pretrained and pretrained:
+    if weights.pretrained:
         variables = torch_weights.load(weights.pretrained, variables, weights.pretrained_missing)
     return variables

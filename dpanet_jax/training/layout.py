@@ -127,6 +127,16 @@ class Jit:
             compiler_options=compiler.options(self.mesh.devices.flat[0].platform),
         )
 
+    def laid(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
+        """The shapes of a state and a global batch → those of what `put_state` and `put_batch` make."""
+
+        def on_devices(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        shardings = self.state_shardings(state), self.batch_shardings
+        laid: tuple[TrainState, Batch] = jax.tree.map(on_devices, (state, batch), shardings)
+        return laid
+
     def put_state(self, state: TrainState) -> TrainState:
         """The state in host memory, the same on every host → the copy that the compiled step takes."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
 import numpy as np
 
 from dpanet_jax import paths
@@ -19,6 +20,13 @@ from dpanet_jax.training.upload import LogUpload
 
 # Bytes from which on a file of events that is uploaded is followed by a new one.
 _LARGE = 2**23
+
+# Steps whose figures are read in one transfer.
+READ_TOGETHER = 4
+
+# The share of a window's time, idle for input, from which on a hint is worth a line, and the seconds that
+# make a window telling.
+_LARGE_WAIT, _TELLING = 0.3, 1.0
 
 
 class RunLog:
@@ -110,54 +118,69 @@ class Window:
     """The steps since the last line of the log: their means, their speed, and whether all is finite.
 
     `bar` is the progress bar, which counts the steps read; `batch_size` makes images a second of steps.
+    `hint` is called once, with the share, where the devices stood idle for input in a large part of a window.
     """
 
-    def __init__(self, log: RunLog, bar: Any, batch_size: int) -> None:
-        self._log, self._bar, self._batch_size = log, bar, batch_size
-        self._pending: tuple[int, Metrics] | None = None
+    def __init__(
+        self, log: RunLog, bar: Any, batch_size: int, hint: Callable[[float], object] = lambda share: None
+    ) -> None:
+        self._log, self._bar, self._batch_size, self._hint = log, bar, batch_size, hint
+        self._pending: list[tuple[int, Metrics]] = []
         self._values: list[dict[str, float]] = []
+        self._is_first, self._hinted = True, False
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """What was done since the last step, such as an evaluation, does not count in the speed."""
-        self._start, self._steps = time.perf_counter(), 0
+        self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
 
-    def add(self, step: int, metrics: Metrics) -> None:
-        """Takes a step's figures and reads those of the step before.
+    def add(self, step: int, metrics: Metrics, waited: float = 0.0) -> None:
+        """Takes a step's figures, and the seconds that the devices stood idle for its batch.
 
-        The device is then one step ahead of the host, never idle. Raises NotFinite for the step read.
+        It waits for the step before this one: the devices are one step ahead of the host, never idle, and a
+        signal finds no more than that to wait for. Figures are read READ_TOGETHER steps at a time, in one
+        transfer. Raises NotFinite for a step read.
         """
-        pending, self._pending = self._pending, (step, metrics)
+        self._pending.append((step, metrics))
+        jax.block_until_ready([figures for _, figures in self._pending[-2:-1]])
         self._steps += 1
-        if pending:
-            self._read(*pending)
+        self._waited += waited
+        if len(self._pending) == 2 * READ_TOGETHER:
+            self._read(READ_TOGETHER)
 
-    def _read(self, step: int, metrics: Metrics) -> None:
-        values = {name: float(value) for name, value in metrics.items()}
-        # The gradient too: its update is already in the parameters that a checkpoint would hold.
-        for name in ("loss", "grad_norm"):
-            if not np.isfinite(values[name]):
-                raise NotFinite(f"{name} is {values[name]} at step {step} (lr {values['lr']:.3g})")
-        self._values.append(values)
-        self._bar.update()
+    def _read(self, count: int) -> None:
+        """Reads the oldest `count` steps that wait for it."""
+        oldest, self._pending = self._pending[:count], self._pending[count:]
+        for (step, _), metrics in zip(oldest, jax.device_get([m for _, m in oldest]), strict=True):
+            values = {name: float(value) for name, value in metrics.items()}
+            # The gradient too: its update is already in the parameters that a checkpoint would hold.
+            for name in ("loss", "grad_norm"):
+                if not np.isfinite(values[name]):
+                    raise NotFinite(f"{name} is {values[name]} at step {step} (lr {values['lr']:.3g})")
+            self._values.append(values)
+            self._bar.update()
 
     def flush(self, step: int) -> None:
-        """Waits for the device and logs the window, which ends with `step`. Raises NotFinite."""
-        if self._pending:
-            self._read(*self._pending)
-            self._pending = None
+        """Waits for the devices and logs the window, which ends with `step`. Raises NotFinite."""
+        self._read(len(self._pending))
         if not self._values:
             return
         means = {key: float(np.mean([v[key] for v in self._values])) for key in self._values[0]}
         means["lr"] = self._values[-1]["lr"]
         seconds = max(time.perf_counter() - self._start, 1e-9)
         rate = self._steps * self._batch_size / seconds
+        share = min(1.0, self._waited / seconds)
         scalars = {f"train/{key}": value for key, value in means.items()}
-        self._log.scalars(step, {**scalars, "train/images_per_second": rate})
+        self._log.scalars(step, {**scalars, "train/images_per_second": rate, "train/input_wait": share})
         self._bar.set_postfix_str(
-            f"loss {means['loss']:.3f}, lr {means['lr']:.2e}, {rate:.1f} images/s", refresh=False
+            f"loss {means['loss']:.3f}, lr {means['lr']:.2e}, {rate:.1f} images/s, input {share:.0%}",
+            refresh=False,
         )
-        self._values = []
+        # The first window holds what happens once: reading begins, the step is compiled.
+        if share > _LARGE_WAIT and seconds > _TELLING and not self._is_first and not self._hinted:
+            self._hinted = True
+            self._hint(share)
+        self._values, self._is_first = [], False
         self.restart_clock()
 
 

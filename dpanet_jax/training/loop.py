@@ -4,6 +4,7 @@ The data pipeline yields a batch of uint8; `layout` lays it on the devices; `ste
 model, sums the losses and updates; this file logs, saves and evaluates.
 """
 
+import contextlib
 import os
 from typing import Any
 
@@ -23,6 +24,7 @@ from dpanet_jax.training import agreement, pictures, stopped
 from dpanet_jax.training.build import Parts, build, require_valid
 from dpanet_jax.training.errors import Interrupted
 from dpanet_jax.training.imported import require_classes
+from dpanet_jax.training.input_wait import InputWait
 from dpanet_jax.training.interruption import CutShort, Interruption
 from dpanet_jax.training.log import RunLog, Window
 from dpanet_jax.training.patience import Patience
@@ -49,13 +51,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
         goes_on = hosts.of_main(lambda: folder.has_checkpoint)
         values, changed = hosts.of_main(lambda: folder.config_of_run(config_lib.to_dict(config)))
         with hosts.agreed():
-            parts = build(agreement.of_this_host(values, config), pretrained=not goes_on)
+            parts = build(agreement.of_this_host(values, config), begins=not goes_on, ahead=True)
         agreement.require_same_contents(parts)
         kept, patience = parts.options.checkpoint, Patience(parts.options.training.patience)
         with Checkpoints(
             folder.path, kept.keep_latest, kept.keep_best, writes=folder.writes, tell=message
         ) as checkpoints:
-            if hosts.of_main(lambda: checkpoints.latest) is None:
+            if not goes_on:
                 state, evaluated = parts.initial_state, True
                 folder.begin(parts.about["config"], parts.about["provenance"])
             else:
@@ -81,6 +83,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
                 return _Run(parts, state, checkpoints, log, folder, patience).to_the_end(evaluated)
 
 
+def hint_of_input(share: float) -> None:
+    """Says once what helps where the devices wait for images."""
+    message(
+        f"the devices stood idle for input {share:.0%} of the last steps' time: raise config.data.num_threads"
+        " or config.data.num_workers, or store images that are read faster (prepare --store=jpeg)"
+    )
+
+
 class _Run:
     """Steps, checkpoints and evaluations, in this order, until the last step or the end of the patience."""
 
@@ -95,6 +105,7 @@ class _Run:
     ) -> None:
         self.parts, self.checkpoints, self.log, self.folder = parts, checkpoints, log, folder
         self.patience = patience
+        self.input = InputWait()
         self.step = int(state.step)
         self.state = parts.layout.put_state(state)
         self.evaluated: Evaluated | None = None  # at the last step
@@ -110,10 +121,11 @@ class _Run:
         with (
             Interruption() as interruption,
             progress_bar(total=parts.total_steps, initial=self.step, unit="step") as bar,
+            contextlib.closing(self.input),
         ):
             if not evaluated:
                 self._evaluate(interruption)
-            window = Window(self.log, bar, parts.options.training.batch_size)
+            window = Window(self.log, bar, parts.options.training.batch_size, hint_of_input)
             while self.step < parts.total_steps:
                 if self.patience.is_over:
                     message(self.patience.in_words(self.step, parts.total_steps))
@@ -130,10 +142,11 @@ class _Run:
 
     def _one_step(self, window: Window, interruption: Interruption) -> None:
         parts = self.parts
-        batch = parts.layout.put_batch(next(parts.batches))
-        self.state, metrics = parts.train_step(self.state, batch)
+        batch, waited = self.input.next(parts.batches)
+        self.state, metrics = parts.train_step(self.state, parts.layout.put_batch(batch))
+        self.input.started(metrics["loss"])
         self.step += 1
-        window.add(self.step, metrics)
+        window.add(self.step, metrics, waited)
         stopping = interruption.asked()  # Once: flushed, saved and stopped go together.
         if parts.is_logged(self.step) or stopping:
             window.flush(self.step)

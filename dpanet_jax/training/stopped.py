@@ -37,8 +37,8 @@ def in_one_line(parts: Parts, checkpoints: Checkpoints, folder: Workdir) -> Iter
     except Exception as error:
         if "Worker process was terminated" in str(error):  # Grain's words for a process that reads.
             raise TrainingError(
-                "a process that reads the data has died, as for want of memory: lower "
-                f"config.data.num_workers; {_safe(checkpoints, folder)}, {_go_on(folder)}"
+                "a process that reads the data has died, as for want of memory: "
+                f"set config.data.num_workers lower, or to 0; {_safe(checkpoints, folder)}, {_go_on(folder)}"
             ) from error
         if not is_out_of_memory(error):
             raise

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from benchmarks.networks import Measurable
 
+from benchmarks.ways import Measurable
 from dpanet_jax.models.attention import NonLocal, SpatialPoolAttention
 
 CHANNELS = 512

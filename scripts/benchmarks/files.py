@@ -7,15 +7,16 @@ import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.report import Row
-from benchmarks.timing import Case, take_turns
 from PIL import Image
 
+from benchmarks.report import Row
+from benchmarks.timing import take_turns, turn
+from benchmarks.ways import Measurable, Measured, Way
 from dpanet_jax import config as config_lib
 from dpanet_jax.data import finder, pipeline
 from dpanet_jax.data.options import Augmentation
@@ -46,8 +47,8 @@ def draw(folder: Path, size: tuple[int, int], images: int) -> None:
     )
 
 
-def trained(folder: Path, backbone: str) -> TrainedModel:
-    """A DPANet after one step on the scenes."""
+def train(folder: Path, backbone: str) -> None:
+    """`folder`/run: a DPANet after one step on the scenes."""
     config = config_lib.default_config()
     config.data.dataset, config.data.data_dir = "streets", str(folder / "data")
     config.data.crop_size, config.data.base_size = (96, 96), SIZE[1]
@@ -56,41 +57,57 @@ def trained(folder: Path, backbone: str) -> TrainedModel:
     config.evaluation.batch_size, config.pictures = BATCH, 0
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         loop.train(config, folder / "run")
-        return load_trained(folder / "run")
 
 
-def end_to_end(backbone: str, images: int, rounds: int, torch_device: str | None) -> Iterator[Row]:
+def end_to_end(
+    backbone: str,
+    images: int,
+    torch_device: str | None,
+    measured: Callable[[dict[str, Way]], Measured | None],
+) -> Iterator[Row]:
     """`evaluate` of a split and `predict` of a folder, with so many images of 480×360."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        draw(folder, SIZE, images)
-        model = trained(folder, backbone)
-        split = open_split("streets", "val", folder / "data")
-        source = folder / "scenes" / "images" / "val"
-        found, output = finder.find(source), folder / "predictions"
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder), SIZE, images)
+        train(Path(folder), backbone)
+        for part in ("evaluation", "prediction"):
+            ways = {"ours": Way("files", "ours", {"part": part, "folder": folder})}
+            if torch_device and backbone.startswith("resnet"):
+                for channels_last in (False, True):
+                    options = {"device": torch_device, "channels_last": channels_last}
+                    name = "PyTorch channels_last" if channels_last else "PyTorch"
+                    ways[name] = Way("files", "theirs", {"part": part, "folder": folder, **options})
+            if found := measured(ways):
+                work = f"dpanet {backbone} float32, {images} PNGs of {SIZE[1]}×{SIZE[0]}"
+                yield Row(part, work, found.times, images, "images")
 
-        def evaluation() -> None:
-            evaluate(model.protocol, model.device_variables, split, BATCH)
 
-        def prediction() -> None:
-            shutil.rmtree(output, ignore_errors=True)
-            predict_files(model, found, output)
+def ours(part: str, folder: str) -> Measurable:
+    """This package's `part`, "evaluation" or "prediction", of what `draw` and `train` left in a folder."""
+    place = Path(folder)
+    model = load_trained(place / "run")
+    split = open_split("streets", "val", place / "data")
+    found, output = finder.find(place / "scenes" / "images" / "val"), place / "predictions"
 
-        evaluations: dict[str, Case] = {"ours": evaluation}
-        predictions: dict[str, Case] = {"ours": prediction}
-        if torch_device and backbone.startswith("resnet"):
-            twin = TwinLoop(model, folder, torch_device)
-            evaluations["PyTorch"], predictions["PyTorch"] = twin.evaluation, twin.prediction
-        for part, cases in (("evaluation", evaluations), ("prediction", predictions)):
-            times = take_turns(cases, rounds)
-            work = f"dpanet {backbone} float32, {images} PNGs of {SIZE[1]}×{SIZE[0]}"
-            yield Row(part, work, times, images, "images")
+    def evaluation() -> None:
+        evaluate(model.protocol, model.device_variables, split, BATCH)
+
+    def prediction() -> None:
+        shutil.rmtree(output, ignore_errors=True)
+        predict_files(model, found, output)
+
+    return Measurable({"evaluation": evaluation, "prediction": prediction}[part])
+
+
+def theirs(part: str, folder: str, device: str, channels_last: bool) -> Measurable:
+    """The twin's, with the same weights."""
+    twin = TwinLoop(load_trained(Path(folder) / "run"), Path(folder), device, channels_last)
+    return Measurable(getattr(twin, part))
 
 
 class TwinLoop:
     """A plain loop over files, as a PyTorch program has it: a DataLoader with two workers, and Pillow."""
 
-    def __init__(self, model: TrainedModel, folder: Path, device: str) -> None:
+    def __init__(self, model: TrainedModel, folder: Path, device: str, channels_last: bool) -> None:
         import torch
 
         from dpanet_jax.interop import twin
@@ -100,7 +117,9 @@ class TwinLoop:
         self.network: Any = twin.build(len(model.classes), **options)
         weights = {name: torch.from_numpy(np.array(x)) for name, x in to_state_dict(model.variables).items()}
         self.network.load_state_dict(weights)
-        self.network.to(device).eval()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        network: Any = self.network.to(device)
+        network.to(memory_format=self.memory_format).eval()
         files = sorted((folder / "scenes" / "images" / "val").iterdir())
         labels = [folder / "scenes" / "labels" / "val" / file.name for file in files]
         self.loader: Any = torch.utils.data.DataLoader(
@@ -120,7 +139,8 @@ class TwinLoop:
         with torch.inference_mode():
             for images, labels, names in self.loader:
                 x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
-                ids = self.network.predict((x - mean) / std, images.shape[1:3])
+                x = ((x - mean) / std).contiguous(memory_format=self.memory_format)
+                ids = self.network.predict(x, images.shape[1:3])
                 yield images, labels, ids, names
 
     def evaluation(self) -> None:
@@ -192,7 +212,7 @@ def reading(images: int, rounds: int) -> Iterator[Row]:
 
                     how = f"{workers} workers" if workers else f"{threads} threads"
                     work = f"{kind} {size[1]}×{size[0]}, crops {crop[1]}×{crop[0]}, {how}"
-                    times = take_turns({"ours": case}, rounds, least_seconds=1.0)
+                    times = take_turns({"ours": turn(case)}, rounds)
                     batches.close()
                     yield Row("input", work, times, 16, "images")
 

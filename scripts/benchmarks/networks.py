@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.timing import Case
+from benchmarks import cores
+from benchmarks.ways import Measurable
 from dpanet_jax import config as config_lib
 from dpanet_jax.analysis.cost import count_products
 from dpanet_jax.config import Sections
@@ -69,14 +70,6 @@ class Work:
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class Measurable:
-    """A case, and the operations of its convolutions and matrix products (None: not counted)."""
-
-    case: Case
-    flops: float | None = None
-
-
 class Ours:
     """This package's step and prediction, as training and evaluation run them, on all devices."""
 
@@ -110,7 +103,11 @@ class Ours:
             for _ in protocol.each(iter([images]), variables):
                 pass
 
-        return Measurable(case)
+        def network(variables: Any, images: Any) -> Any:
+            return self.computed.model.apply(variables, images, train=False)
+
+        traced = jax.make_jaxpr(network)(self.variables, images.astype(np.float32))
+        return Measurable(case, count_products(traced.jaxpr))
 
 
 class Theirs:
@@ -129,6 +126,9 @@ class Theirs:
         from dpanet_jax.interop import twin
 
         self.work, self.device = work, device
+        # As many as JAX takes; and TF32 where a GPU has it, as JAX by default.
+        torch.set_num_threads(cores())
+        torch.backends.cuda.matmul.allow_tf32 = True
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.sections = work.sections
         torch.manual_seed(0)
@@ -195,3 +195,15 @@ class Theirs:
                 self.network.resize(logits, size).argmax(dim=1).to(torch.uint8).cpu()
 
         return Measurable(case)
+
+
+def ours(part: str, work: Mapping[str, Any]) -> Measurable:
+    """This package's `part`, "training" or "inference", of a `Work` as a dictionary."""
+    made: Measurable = getattr(Ours(Work(**work)), part)()
+    return made
+
+
+def theirs(part: str, work: Mapping[str, Any], device: str, mode: str) -> Measurable:
+    """The twin's, in one of `Theirs.MODES`."""
+    made: Measurable = getattr(Theirs(Work(**work), device, **Theirs.MODES[mode]), part)()
+    return made

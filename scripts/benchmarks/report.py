@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cores, environment
 from benchmarks.timing import Times
 
 
@@ -96,15 +96,16 @@ def machine() -> dict[str, Any]:
     """What the numbers depend on: devices, cores, versions."""
     import jax
 
+    variables = environment()
     names = ("jax", "jaxlib", "flax", "torch", "numpy")
     versions = {name: metadata.version(name) for name in names if _is_installed(name)}
     return {
         "devices": [device.device_kind for device in jax.devices()],
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "versions": versions,
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "variables": {name: variables[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in variables},
     }
 
 

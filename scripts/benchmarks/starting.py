@@ -9,7 +9,7 @@ import jax
 from benchmarks import run_alone
 from benchmarks.networks import Ours, Work
 from benchmarks.report import Row
-from benchmarks.timing import Times, take_turns
+from benchmarks.timing import Times, take_turns, turn
 from dpanet_jax.checkpoint import Checkpoints
 from dpanet_jax.config import default_config, to_dict
 from dpanet_jax.training.state import TrainState
@@ -49,5 +49,5 @@ def checkpoints(backbone: str, rounds: int) -> Iterator[Row]:
             written.restore(state)
 
         for part, case in (("checkpoint save", save), ("checkpoint restore", restore)):
-            times = take_turns({"ours": case}, rounds)
+            times = take_turns({"ours": turn(case)}, rounds)
             yield Row(part, f"dpanet {backbone}, {bytes_ / 1e6:.0f} MB", times, bytes_ / 1e6, "MB")

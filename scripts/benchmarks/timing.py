@@ -1,4 +1,4 @@
-"""How cases are timed: in turns, so that what slows the machine for a while slows them all."""
+"""How ways are timed: in turns, so that what slows the machine for a while slows them all."""
 
 import dataclasses
 import gc
@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 # A case: does its work once, and returns when it is done.
 Case = Callable[[], object]
+# A turn of a way: does its work, and says how many seconds it took.
+Turn = Callable[[], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,34 +29,36 @@ class Times:
         return min(self.seconds)
 
 
-def take_turns(cases: Mapping[str, Case], rounds: int, least_seconds: float = 0.1) -> dict[str, Times]:
-    """Runs each case once to warm up, and then all of them in turn, `rounds` times.
+def turn(case: Case, least_seconds: float = 1.0) -> Turn:
+    """Runs the case twice to warm up. A turn repeats a short one until `least_seconds` have passed.
 
-    A turn repeats a short case until `least_seconds` have passed, and counts the mean. Garbage is collected
-    between the turns and not within them.
+    It counts the mean. It begins with one run that does not count, for in a loop of its own the work would
+    find its memory and caches as it left them. Garbage is collected after the work and not within it.
     """
-    repeats = {}
-    for name, case in cases.items():
-        case()
-        repeats[name] = max(1, round(least_seconds / max(_seconds(case), 1e-7)))
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for name, case in cases.items():
-                count = repeats[name]
-                started = time.perf_counter()
-                for _ in range(count):
-                    case()
-                seconds[name].append((time.perf_counter() - started) / count)
-                gc.collect()
-    finally:
-        gc.enable()
-    return {name: Times(tuple(values)) for name, values in seconds.items()}
-
-
-def _seconds(case: Case) -> float:
+    case()
     started = time.perf_counter()
     case()
-    return time.perf_counter() - started
+    repeats = max(1, round(least_seconds / max(time.perf_counter() - started, 1e-7)))
+
+    def timed() -> float:
+        case()
+        gc.disable()
+        try:
+            started = time.perf_counter()
+            for _ in range(repeats):
+                case()
+            return (time.perf_counter() - started) / repeats
+        finally:
+            gc.enable()
+            gc.collect()
+
+    return timed
+
+
+def take_turns(turns: Mapping[str, Turn], rounds: int) -> dict[str, Times]:
+    """Each way's turn after the other's, `rounds` times."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, each in turns.items():
+            seconds[name].append(each())
+    return {name: Times(tuple(values)) for name, values in seconds.items()}

@@ -188,7 +188,7 @@ def test_a_resume_with_another_number_of_workers(train, before, after):
     state = json.loads(json.dumps(first.get_state()))
     first.close()
     assert state["next_batch"] == 2
-    second = train_batches(train, **options, num_workers=after)
+    second = train_batches(train, **options | dict(num_threads=2), num_workers=after)
     second.set_state(state)
     assert_same(list(itertools.islice(second, 3)), expected[2:5])
     state = second.get_state()

@@ -1,7 +1,9 @@
 """Convolution, pooling, batch norm and dropout: as PyTorch computes them, against NumPy and golden values."""
 
+from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +156,16 @@ def test_many_groups_are_one_convolution(equations, groups, convolutions):
     assert params["params"]["kernel"].shape == (3, 3, 128 // groups, 128)
     found = [e for e in equations(conv.apply, params, x) if e.primitive.name == "conv_general_dilated"]
     assert len(found) == convolutions
+
+
+def test_layers_of_the_same_shape_are_traced_once():
+    layers = nn.Sequential([*(Conv(8) for _ in range(3)), *(BatchNorm(False) for _ in range(3))])
+    x = jax.ShapeDtypeStruct((2, 6, 6, 8), jnp.float32)
+    variables = jax.eval_shape(layers.init, jax.random.key(0), x)
+    traced = jax.make_jaxpr(partial(layers.apply, mutable=["batch_stats"]))(variables, x)
+    programs = [each.params["jaxpr"] for each in traced.eqns if "jaxpr" in each.params]
+    assert len(programs) == 6
+    assert len({id(program) for program in programs}) == 2
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -5,6 +5,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,18 +15,34 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from benchmarks import limits  # noqa: E402
+from benchmarks.networks import NUM_CLASSES  # noqa: E402
 from benchmarks.report import Row, table  # noqa: E402
-from benchmarks.timing import Times, take_turns  # noqa: E402
+from benchmarks.timing import Times, take_turns, turn  # noqa: E402
+from benchmarks.ways import Way, measure  # noqa: E402
 
 
 def test_ways_take_turns_and_short_ones_are_repeated() -> None:
     order: list[str] = []
-    times = take_turns({name: lambda name=name: order.append(name) for name in "ab"}, 3, least_seconds=1e-4)
+    turns = {name: turn(partial(order.append, name), least_seconds=1e-4) for name in "ab"}
+    times = take_turns(turns, 3)
     assert {name: len(each.seconds) for name, each in times.items()} == {"a": 3, "b": 3}
     # Twice to warm up, and then each way's repeats stand together.
     runs = [name for i, name in enumerate(order[4:]) if i == 0 or name != order[4:][i - 1]]
     assert "".join(order[:4]) == "aabb" and "".join(runs) == "ababab"
-    assert len(order) > 4 + 6
+    assert len(order) > 4 + 2 * 6
+
+
+def test_the_first_run_of_a_turn_does_not_count() -> None:
+    """A case that is slow after a pause, as after another's turn."""
+    clock = {"after a pause": True}
+
+    def case() -> None:
+        if clock.pop("after a pause", False):
+            time.sleep(0.2)
+
+    timed = turn(case, least_seconds=0.01)
+    clock["after a pause"] = True
+    assert timed() < 0.01
 
 
 def test_a_row_compares_with_the_fastest_of_the_others() -> None:
@@ -51,10 +69,14 @@ def test_operations_are_counted_as_written() -> None:
 
 
 def test_the_script(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dpanet_jax.interop import twin
+
     output = tmp_path / "benchmark.json"
     flags = ["--networks=fcn", "--backbones=resnet18", "--dtypes=float32", "--modes=eager", "--rounds=2"]
-    flags += ["--parts=inference,attention", "--batch_size=8", "--size=32", "--map_sizes=8"]
+    flags += ["--parts=inference", "--batch_size=2", "--size=32", "--least_seconds=0.01"]
     done = subprocess.run(
         [sys.executable, SCRIPTS / "benchmark", *flags, f"--output={output}"],
         env=dict(os.environ),
@@ -63,16 +85,32 @@ def test_the_script(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(output.read_text())
-    assert [row["part"] for row in found["rows"]] == ["inference"] + 4 * ["attention"]
-    for row in found["rows"]:
-        ours, *others = row["times"].values()
-        assert len(ours["seconds"]) == 2 and min(ours["seconds"]) > 0
-        assert math.isclose(row["ratio"], ours["median"] / others[0]["median"])
-    assert "| inference | fcn resnet18 float32 8×32² |" in done.stdout
+    (row,) = found["rows"]
+    ours, theirs = row["times"].values()
+    assert row["part"] == "inference" and len(ours["seconds"]) == 2 and min(ours["seconds"]) > 0
+    assert math.isclose(row["ratio"], ours["median"] / theirs["median"])
+    network = twin.build(NUM_CLASSES, backbone="resnet18", name="fcn").eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(2, 3, 32, 32))
+    assert row["flops"] == counter.get_total_flops()
+    assert "| inference | fcn resnet18 float32 2×32² |" in done.stdout
+
+
+def test_a_way_that_cannot_run_is_left_out_in_one_line() -> None:
+    said: list[str] = []
+    small = {"name": "SPA", "size": 8, "backward": False}
+    ways = {
+        "ours": Way("attention", "ours", small),
+        "theirs": Way("attention", "theirs", {**small, "device": "no such device"}),
+    }
+    measured = measure(ways, 2, 0.01, said.append)
+    assert measured and list(measured.times) == ["ours"] and len(measured.times["ours"].seconds) == 2
+    assert len(said) == 1 and said[0].startswith("theirs cannot run: ") and "\n" not in said[0]
+    assert measure({"theirs": ways["theirs"]}, 1, 0.01, said.append) is None
 
 
 def test_an_unknown_part_is_said() -> None:
     done = subprocess.run(
         [sys.executable, SCRIPTS / "benchmark", "--parts=trainig"], capture_output=True, text=True
     )
-    assert done.returncode == 2 and "'trainig' is none of training, inference" in done.stderr
+    assert done.returncode == 2 and "'trainig' is none of dilation, training" in done.stderr

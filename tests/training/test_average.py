@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from runs import Stopped, die_in
+from runs import TIMES, Stopped, die_in
 
 import dpanet_jax
 from dpanet_jax import checkpoint, models
@@ -147,7 +147,7 @@ def make(make_config: MakeConfig) -> MakeConfig:
 
 def values_of(workdir: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "images_per" not in name} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def test_a_run_evaluates_and_saves_the_average_and_goes_on(

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from dpanet_jax.config import ConfigError
 from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.training import layout
-from dpanet_jax.training.build import Parts, build, require_valid
+from dpanet_jax.training.build import build, require_valid
 from dpanet_jax.training.optimizer import lars
 
 MakeConfig = Callable[[], ConfigDict]
@@ -108,10 +108,6 @@ def test_pretrained_weights_are_where_training_starts(
 ) -> None:
     """A file made from another seed's backbone; the heads keep their own first values."""
 
-    def params(config: ConfigDict, pretrained: bool = True) -> dict:
-        parts: Parts = build(config, pretrained=pretrained)
-        return parts.initial_state.params
-
     config = tiny_config()
     ours = build(config).initial_state
     config.seed = 99
@@ -125,7 +121,14 @@ def test_pretrained_weights_are_where_training_starts(
     save_file(of_backbone, tmp_path / "weights.safetensors")
     config.seed = 0
     config.model.pretrained = str(tmp_path / "weights.safetensors")
-    started = params(config)
+    started = build(config).initial_state.params
     jax.tree.map(np.testing.assert_array_equal, started["backbone"], theirs.params["backbone"])
     jax.tree.map(np.testing.assert_array_equal, started["head"], ours.params["head"])
-    jax.tree.map(np.testing.assert_array_equal, params(config, pretrained=False), ours.params)
+
+    # A run that goes on reads no file and draws nothing: it needs a state of the same shapes.
+    (tmp_path / "weights.safetensors").unlink()
+    goes_on = build(config, begins=False).initial_state
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(goes_on))
+    jax.tree.map(
+        lambda found, like: np.testing.assert_array_equal(found, 0 * like, strict=True), goes_on, ours
+    )

@@ -177,7 +177,7 @@ def test_out_of_memory_in_a_step_names_what_may_be_changed(
         ),
         (
             RuntimeError("Worker process was terminated unexpectedly"),
-            "lower config.data.num_workers; the check",
+            "set config.data.num_workers lower, or to 0; the check",
         ),
         (MemoryError(), "for a training step: .*; the checkpoint of step 3 is intact"),
     ],

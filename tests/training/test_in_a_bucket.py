@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from runs import TIMES
 
 import dpanet_jax
 from dpanet_jax import __main__, leases
@@ -42,7 +43,7 @@ def config(bucket: str, streets_dir: Path, make_config: MakeConfig) -> ConfigDic
 
 def lines_of(path: Path | Remote) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if "images_per" not in key} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def at_step(step: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:

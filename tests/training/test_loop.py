@@ -139,8 +139,8 @@ def test_a_run_that_goes_on_needs_no_pretrained_weights(
     asked = []
     original = loop.build
 
-    def recording(config: ConfigDict, *, pretrained: bool) -> build.Parts:
-        asked.append(pretrained)
+    def recording(config: ConfigDict, *, begins: bool, ahead: bool) -> build.Parts:
+        asked.append(begins)
         raise TrainingError("enough")
 
     monkeypatch.setattr(loop, "build", recording)

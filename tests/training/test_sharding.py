@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from runs import TIMES
 
 from dpanet_jax import models
 from dpanet_jax.checkpoint import Checkpoints, load_variables
@@ -202,7 +203,7 @@ def test_a_run_with_other_losses_is_the_same_under_both_layouts(
         config.loss.update({"ohem_threshold": 0.05, "ohem_min_kept": 200})
         train(config, tmp_path / name)
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        logs[name] = [{k: v for k, v in line.items() if "images_per" not in k} for line in lines]
+        logs[name] = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
         with jax.enable_x64(True):
             like = build(config).initial_state.variables
             weights[name] = load_variables(tmp_path / name / "checkpoints" / "2", like)

@@ -76,6 +76,7 @@ def test_what_is_evaluated_and_how_it_is_carried_out_may_change(tmp_path: Path) 
         "evaluation__absent": "zero",
         "data__val_split": "test",
         "data__data_dir": "/elsewhere",
+        "data__num_threads": 3,
         "data__num_workers": 2,
         "checkpoint__keep_latest": 3,
         "checkpoint__keep_best": 2,
