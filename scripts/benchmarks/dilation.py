@@ -12,7 +12,7 @@ import jax
 
 from benchmarks.report import Row
 from benchmarks.timing import Times
-from benchmarks.ways import Measurable, Way, measure
+from benchmarks.ways import Measurable, Measured, Way
 from dpanet_jax.models.layers import Conv
 
 # (channels, dilation) at output stride 8, of every ResNet: the third stage, the fourth one's first block, and
@@ -54,11 +54,17 @@ def ours(
 
 
 def rows(
-    dtype: str, batch_size: int, size: int, rounds: int, limit: float, tell: Callable[[str], object]
+    dtype: str,
+    batch_size: int,
+    size: int,
+    limit: float,
+    measure: Callable[[Mapping[str, Way]], Measured | None],
+    tell: Callable[[str], object],
 ) -> Iterator[Row]:
     """For each shape at so large an image: as a batch beside dilated, and dilated beside undilated.
 
-    limit: operations a second at best. `tell` hears where a slow path is suspected.
+    limit: operations a second at best. measure: lets ways take turns. tell: hears where a slow path is
+    suspected.
     """
     side = -(-size // 8)
     for channels, dilation in SHAPES:
@@ -71,7 +77,7 @@ def rows(
                 "backward": backward,
             }
             ways = {name: Way("dilation", "ours", {**what, **how}) for name, how in WAYS.items()}
-            if not (measured := measure(ways, rounds, tell)):
+            if not (measured := measure(ways)):
                 continue
             kind = "with gradients" if backward else "forward"
             work = f"3×3, dilation {dilation}, {dtype} {batch_size}×{side}²×{channels} {kind}"
