@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpanet_jax.models import convolution, winograd
+from dpanet_jax.models import convolution, interleaved, winograd
 from dpanet_jax.models.products import product
 from dpanet_jax.options import Option, OptionError, check_fields, choose, declared
 
@@ -49,6 +49,14 @@ class Numerics:
         Literal["unbiased", "biased"],
         Option("running variance that batch norm keeps: unbiased, as PyTorch, or biased, as Flax"),
     ] = "unbiased"
+    dilated_as_batch: Annotated[
+        bool,
+        Option(
+            "compute a dilated convolution as one without dilation of its interleaved images: the same but "
+            "for rounding, for a GPU whose compiler is slow at dilated ones",
+            kind="operation",
+        ),
+    ] = False
     param_dtype: str = "float32"
     axis_name: str | None = None
 
@@ -62,7 +70,8 @@ class Numerics:
         self, train: bool, kernel_init: Initializer = kaiming_normal
     ) -> tuple[Callable[..., "Conv"], Callable[..., "BatchNorm"]]:
         """`conv` and `norm`, the two constructors that every part of a network builds with."""
-        conv = partial(Conv, kernel_init=kernel_init, **self.types())
+        how = {"dilated_as_batch": self.dilated_as_batch, **self.types()}
+        conv = partial(Conv, kernel_init=kernel_init, **how)
         norm = partial(
             BatchNorm,
             use_running_average=not train,
@@ -87,7 +96,7 @@ class Conv(nn.Module):
     gradient takes less than half the time on a CPU. Any other is (height, width, C/groups, features). A few
     groups are a convolution each: XLA's grouped one takes 5 times as long on a CPU, its gradient in float64
     20 times. Many groups (depthwise: `groups=C`) are one grouped convolution: a hundred small ones take
-    seconds to compile.
+    seconds to compile. `dilated_as_batch` concerns stride 1 and kernels of odd sides.
     """
 
     features: int
@@ -96,6 +105,7 @@ class Conv(nn.Module):
     dilation: int = 1
     groups: int = 1
     use_bias: bool = False
+    dilated_as_batch: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
     kernel_init: Initializer = kaiming_normal
@@ -114,27 +124,34 @@ class Conv(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if is_product:
             y = _product(x[:, :: self.stride, :: self.stride], kernel)
+        elif self._as_batch(size):
+            parts = interleaved.to_batch(x, self.dilation)
+            y = interleaved.from_batch(self._convolve(parts, kernel, size, 1), self.dilation, *x.shape[1:3])
         else:
-            y = self._convolve(x, kernel, size)
+            y = self._convolve(x, kernel, size, self.dilation)
         return y if bias is None else y + bias
 
-    def _convolve(self, x: jax.Array, kernel: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    def _as_batch(self, size: tuple[int, ...]) -> bool:
+        dilated = self.stride == 1 and self.dilation > 1
+        return self.dilated_as_batch and dilated and all(n % 2 for n in size)
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array, size: tuple[int, ...], dilation: int) -> jax.Array:
         if self.groups > _SPLIT_GROUPS:
             return jax.lax.conv_general_dilated(
                 x,
                 kernel,
                 window_strides=(self.stride, self.stride),
-                padding=[(self.dilation * (n // 2),) * 2 for n in size],
-                rhs_dilation=(self.dilation, self.dilation),
+                padding=[(dilation * (n // 2),) * 2 for n in size],
+                rhs_dilation=(dilation, dilation),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.groups,
             )
         inputs, kernels = (jnp.split(part, self.groups, axis=-1) for part in (x, kernel))
         pairs = list(zip(inputs, kernels, strict=True))
-        if self.stride == 1 and winograd.pays(*pairs[0], self.dilation):
-            convolve = partial(_convolve_by_tiles, dilation=self.dilation)
+        if self.stride == 1 and winograd.pays(*pairs[0], dilation):
+            convolve = partial(_convolve_by_tiles, dilation=dilation)
         else:
-            convolve = partial(_convolve, stride=self.stride, dilation=self.dilation)
+            convolve = partial(_convolve, stride=self.stride, dilation=dilation)
         return jnp.concatenate([convolve(*pair) for pair in pairs], axis=-1)
 
 

@@ -154,7 +154,7 @@ def test_head_options(options):
         {"pool_sizes": "odd", "pool": "max", "affinity": "square"},
         {"multi_grid": (4, 8), "output_stride": 16},
         {"remat": True, "dtype": "bfloat16", "dropout": 0},
-        {"bn_variance": "biased", "align_corners": True},
+        {"bn_variance": "biased", "align_corners": True, "dilated_as_batch": True},
     ],
     ids=lambda options: "-".join(options),
 )

@@ -113,4 +113,4 @@ def test_an_unknown_part_is_said() -> None:
     done = subprocess.run(
         [sys.executable, SCRIPTS / "benchmark", "--parts=trainig"], capture_output=True, text=True
     )
-    assert done.returncode == 2 and "'trainig' is none of training, inference" in done.stderr
+    assert done.returncode == 2 and "'trainig' is none of dilation, training" in done.stderr

@@ -29,8 +29,8 @@ def build(num_classes: int, **options: Any) -> Segmenter:
 
     `options` are the keys of `config.model`, there documented, with the same defaults. Taken and ignored:
     dtype and param_dtype (use `.double()`), axis_name, remat, bn_variance (PyTorch keeps the unbiased one),
-    pretrained and pretrained_missing (use `load_state_dict`). Raises OptionError (a ValueError) where
-    `models.build` does, and for a network that has no twin.
+    dilated_as_batch, pretrained and pretrained_missing (use `load_state_dict`). Raises OptionError (a
+    ValueError) where `models.build` does, and for a network that has no twin.
     """
     given = {name: value for name, value in options.items() if name not in _NOT_OPTIONS}
     chosen = models.build(num_classes, **given).options

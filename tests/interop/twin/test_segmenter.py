@@ -254,6 +254,7 @@ def test_a_network_without_a_twin_is_refused(monkeypatch):
 
 def test_options_that_do_not_concern_pytorch_are_taken():
     ignored = {"dtype": "bfloat16", "param_dtype": "float32", "axis_name": None, "remat": True}
+    ignored["dilated_as_batch"] = True
     model = twin.build(3, **TINY, **ignored, bn_variance="biased", pretrained="", pretrained_missing=())
     assert model(torch.randn(2, 3, 9, 9))["logits"].dtype == torch.float32
     model = twin.build(3, **(TINY | {"reduce_channels": None, "multi_grid": None}))
