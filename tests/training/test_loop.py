@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from runs import lines
+from runs import lines, log_of
 
 import dpanet_jax
 from dpanet_jax import checkpoint, version
@@ -30,10 +30,10 @@ MakeConfig = Callable[[], ConfigDict]
 
 
 def figures_of(workdir: Path) -> dict[tuple[int, str], dict[str, float]]:
-    """{step: every train and val figure but the speed} of a run."""
+    """{step: every train and val figure but those of time} of a run."""
     return {
-        (line["step"], kind): {k: v for k, v in line.items() if k.startswith(kind) and "images" not in k}
-        for line in lines(workdir)
+        (line["step"], kind): {k: v for k, v in line.items() if k.startswith(kind)}
+        for line in log_of(workdir)
         for kind in ("train", "val")
         if any(k.startswith(kind) for k in line)
     }
