@@ -243,3 +243,16 @@ def test_light_rooms_stay_light(module, absent):
     script = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"]], ids=" ".join)
+def test_what_is_only_said_needs_nothing_heavy(argv):
+    """Help answers at once: neither JAX nor what reads data is imported for it."""
+    absent = ("jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "tensorstore", "torch", "PIL")
+    code = (
+        "import atexit, sys; from dpanet_jax.__main__ import main;"
+        f" atexit.register(lambda: print([n for n in {absent!r} if n in sys.modules], file=sys.stderr));"
+        f" sys.exit(main({argv!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout and done.stderr.strip() == "[]"
