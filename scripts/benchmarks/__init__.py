@@ -10,11 +10,6 @@ from dpanet_jax import huge_pages
 _SCRIPTS = Path(__file__).resolve().parents[1]
 
 
-def cores() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def environment(**variables: str) -> dict[str, str]:
     """That of a process that imports this package, with large pages of memory as `python -m dpanet_jax`."""
     places = os.pathsep.join((str(_SCRIPTS), str(_SCRIPTS.parent), os.environ.get("PYTHONPATH", "")))

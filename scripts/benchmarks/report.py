@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cores, environment
+from benchmarks import environment
 from benchmarks.timing import Times
+from dpanet_jax import cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def machine() -> dict[str, Any]:
     return {
         "devices": [device.device_kind for device in jax.devices()],
         "processor": _processor(),
-        "cores": cores(),
+        "cores": cores.usable(),
         "python": platform.python_version(),
         "versions": versions,
         "variables": {name: variables[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in variables},

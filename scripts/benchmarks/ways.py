@@ -1,7 +1,6 @@
 """Each way to do a work is a process of its own, which waits while the others take their turns.
 
-In one process they would disturb each other: beside PyTorch's allocations a step of JAX takes a third longer
-on a CPU.
+In one process they would share its memory and threads.
 """
 
 import contextlib
