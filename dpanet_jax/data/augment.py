@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from dpanet_jax.data.classes import IGNORE_LABEL
+from dpanet_jax.data.images import Encoded
 from dpanet_jax.data.options import Augmentation
 from dpanet_jax.imagenet import MEAN
 
@@ -20,6 +21,9 @@ Window: TypeAlias = tuple[int, int, int, int]
 
 # How often a crop that one class fills is drawn anew, as in mmsegmentation.
 REDRAWS = 10
+
+# So many times as large as what it is scaled to, an image is decoded at least, with `reduced_decoding`.
+REDUCING_GAP = 2
 
 # ImageNet's mean colour, rounded to whole pixel values: where `extent` is not applied, padding is
 # within 0.01 of normalised zero all the same.
@@ -31,7 +35,7 @@ def augment(
 ) -> dict[str, np.ndarray]:
     """Flips, scales, pads on the right and bottom, and crops an image and its label alike.
 
-    example: {"image": (H, W, 3) uint8, "label": (H, W) uint8}. The long side becomes
+    example: {"image": (H, W, 3) uint8 or an `Encoded`, "label": (H, W) uint8}. The long side becomes
     base_size · uniform(scale_range) pixels. Returns {"image": crop_size + (3,) uint8, "label":
     crop_size uint8, "extent": (2,) int32}: extent is the height and width of the top left part that
     shows the image. Outside it the label is IGNORE_LABEL and the image PAD_COLOR, for the model to zero.
@@ -41,7 +45,8 @@ def augment(
 
     The image is resized bilinearly by Pillow, whose filter widens when it reduces (antialiasing);
     the label takes the nearest pixel of the same grid. Only the crop is computed: Pillow's `box`
-    gives the same pixels, to a rounding, as resizing the whole and then cropping.
+    gives the same pixels, to a rounding, as resizing the whole and then cropping. An `Encoded` JPEG is
+    decoded as small as `reduction_for` allows.
 
     Source: the paper's recipe as PyTorch-Encoding's base dataset does it, in its order.
     """
@@ -56,7 +61,11 @@ def augment(
     scaled = (scaled_h, scaled_w)
     window, ids = draw_crop(label, scaled, (crop_h, crop_w), rng, augmentation.cat_max_ratio)
     extent_h, extent_w = window[2:]
-    pixels = resize_image(image, scaled, window)
+    reduction = 1
+    if isinstance(image, Encoded):
+        reduction = reduction_for(label.shape, scaled) if image.is_jpeg else 1
+        image = image.pixels(reduction)
+    pixels = resize_image(image, scaled, window, (height / reduction, width / reduction))
     if mirrored:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         ids = ids[:, ::-1]
@@ -111,12 +120,25 @@ def is_mixed(ids: np.ndarray, cat_max_ratio: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio)
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int], window: Window) -> Image.Image:
-    """Bilinear resize of (H, W, 3) uint8 to `size` (height, width), of which `window` is returned.
+def reduction_for(shape: tuple[int, int], size: tuple[int, int]) -> int:
+    """How many times smaller an image of `shape` may be decoded to be scaled to `size`: 8, 4, 2 or 1.
 
-    window: top, left, height and width in pixels of the resized image.
+    It stays REDUCING_GAP times as large as `size`, so that the scaling's own filter has most of the work.
     """
-    height, width = image.shape[:2]
+    spare = min(shape[0] / size[0], shape[1] / size[1]) / REDUCING_GAP
+    return next((reduction for reduction in (8, 4, 2) if reduction <= spare), 1)
+
+
+def resize_image(
+    image: np.ndarray, size: tuple[int, int], window: Window, extent: tuple[float, float] | None = None
+) -> Image.Image:
+    """Bilinear resize of (h, w, 3) uint8 to `size` (height, width), of which `window` is returned.
+
+    window: top, left, height and width in pixels of the resized image. extent: height and width of what the
+    image shows, in its own pixels, where it is not h and w: the last row and column of a reduced image may
+    show less than a pixel's worth.
+    """
+    height, width = extent or image.shape[:2]
     top, left, window_h, window_w = window
     y, x = height / size[0], width / size[1]
     box = (

@@ -4,6 +4,7 @@ PNG, JPEG, BMP, TIFF and WebP are read, whatever a file's suffix says. 16-bit va
 scale that 8 bits have. An EXIF orientation is applied by `upright`, so that an image lies as viewers show it.
 """
 
+import dataclasses
 import io
 import os
 import stat
@@ -34,6 +35,7 @@ _EXTRA_SAMPLES = 338
 _NEW_SUBFILE_TYPE, _NO_PICTURE_OF_ITS_OWN = 254, 1 | 4
 # 2 GiB: more than an image of Pillow's limit has in any form.
 _MOST_BYTES = 2**31
+_JPEG = b"\xff\xd8\xff"
 # Bytes of an object that are read for the header.
 _HEADER = 2**17
 
@@ -122,10 +124,12 @@ def _require_size(path: AnyPath | Member, size: int) -> None:
         raise ImageError(f"{path}: an empty file")
 
 
-def decode(encoded: bytes, name: object) -> Image.Image:
+def decode(encoded: bytes, name: object, reduction: int = 1) -> Image.Image:
     """The pixels of an encoded image, in the mode that they were stored in.
 
-    Raises ImageError, which begins with `name`, where they cannot be read.
+    reduction: 1, 2, 4 or 8, at most the height H and the width W. A JPEG is decoded to ⌈H/reduction⌉ by
+    ⌈W/reduction⌉ in a part of the time. Other formats are decoded whole. Raises ImageError, which begins with
+    `name`, where the pixels cannot be read.
     """
     try:
         image = _reader(encoded[:16])(io.BytesIO(encoded))
@@ -141,12 +145,31 @@ def decode(encoded: bytes, name: object) -> Image.Image:
         )
     try:
         _require_one_picture(image, name)
+        if reduction > 1:
+            image.draft(None, (image.width // reduction, image.height // reduction))
         image.load()
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(f"{name}: unreadable ({_words(error)})") from error
     return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """An image file's content, for who decodes it when its scale is known."""
+
+    content: bytes
+    name: str
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether `pixels` can reduce it."""
+        return self.content.startswith(_JPEG)
+
+    def pixels(self, reduction: int = 1) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, reduced as by `decode`. Raises ImageError."""
+        return rgb(decode(self.content, self.name, reduction), self.name)
 
 
 class _NotRead(DPANetError, SyntaxError):
@@ -158,7 +181,7 @@ class _NotRead(DPANetError, SyntaxError):
 def _reader(start: bytes) -> type[ImageFile]:
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile
-    if start.startswith(b"\xff\xd8\xff"):
+    if start.startswith(_JPEG):
         return _Jpeg
     if start.startswith(b"BM"):
         return BmpImageFile

@@ -32,6 +32,13 @@ class Augmentation:
             most=1,
         ),
     ] = 1.0
+    reduced_decoding: Annotated[
+        bool,
+        Option(
+            "decode a JPEG to 1/2, 1/4 or 1/8 where that is at least twice as large as what it is scaled to:"
+            " faster, and pixels differ a little"
+        ),
+    ] = False
     flip: Annotated[bool, Option("mirror half of the images left to right")] = True
     color_jitter: Annotated[float, Option("strength of the photometric distortion", least=0, most=1)] = 0.0
     blur: Annotated[

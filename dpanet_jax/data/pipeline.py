@@ -43,6 +43,19 @@ class UnlabelledSplit(UsageError):
     """A split without labels was to be trained on or evaluated."""
 
 
+class _Encoded:
+    """A split whose images `augment` decodes."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._split.encoded(index)
+
+
 class TrainBatches:
     """An endless iterator of training batches whose state is a small dict; see `train_batches`."""
 
@@ -145,7 +158,8 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed must lie in 0 to 2**32 - 1, not {seed}")
     transform = functools.partial(augment, augmentation=augmentation)
-    examples = grain.MapDataset.source(split).seed(seed).shuffle().repeat(_EPOCHS)
+    source = _Encoded(split) if augmentation.reduced_decoding else split
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS)
     examples = examples.random_map(transform)
     # Batch n is the chunks n · num_blocks to (n + 1) · num_blocks - 1.
     mine = examples.batch(rows).slice(slice(block, None, num_blocks))

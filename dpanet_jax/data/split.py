@@ -59,12 +59,17 @@ class Split:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.encoded(index)
+        return example | {"image": example["image"].pixels()}
+
+    def encoded(self, index: int) -> dict[str, Any]:
+        """The same, but for the image, which is an `images.Encoded`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of split {self.name}, which has {len(self)}")
         with _readable(self._folder):
             stored = self._source[int(index) % len(self)]
         name = _text(stored["name"])
-        example = {"image": images.rgb(images.decode(stored["image"], name), name)}
+        example: dict[str, Any] = {"image": images.Encoded(stored["image"], name)}
         if self.labelled:
             raw_ids = np.asarray(images.decode(stored["label"], name))
             example["label"] = self.classes.id_map[raw_ids]

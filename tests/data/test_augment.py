@@ -1,11 +1,23 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from dpanet_jax.data import augment as augment_lib
-from dpanet_jax.data.augment import PAD_COLOR, draw_crop, is_mixed, photometric, resize_image, resize_label
+from dpanet_jax.data.augment import (
+    PAD_COLOR,
+    draw_crop,
+    is_mixed,
+    photometric,
+    reduction_for,
+    resize_image,
+    resize_label,
+)
 from dpanet_jax.data.augment import augment as augment_by
+from dpanet_jax.data.images import Encoded
 from dpanet_jax.data.options import Augmentation
+from dpanet_jax.streets import draw_scene
 
 
 def augment(example, rng, **options):
@@ -69,6 +81,48 @@ def test_crop_is_that_of_the_whole_resized_image():
         difference = np.asarray(resize_image(image, size, window)).astype(int) - whole[crop]
         assert abs(difference).max() <= 1
         np.testing.assert_array_equal(resize_label(label, size, window), nearest[crop])
+
+
+def jpeg_scene():
+    """A drawn street of odd sides as an array, and as a JPEG; and its label."""
+    image, label = draw_scene(3, (301, 403), ignore_label=255)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=95)
+    encoded = Encoded(file.getvalue(), "scene")
+    return encoded.pixels(), encoded, label
+
+
+def test_the_reduction_leaves_twice_the_size():
+    sizes = {
+        (1, 2): 8,
+        (12, 20): 8,
+        (13, 20): 4,
+        (12, 21): 4,
+        (25, 40): 4,
+        (26, 40): 2,
+        (51, 80): 1,
+        (200, 320): 1,
+    }
+    assert {size: reduction_for((200, 320), size) for size in sizes} == sizes
+
+
+@pytest.mark.parametrize("base_size", [150, 97, 41, 17])
+def test_a_jpeg_is_decoded_smaller_and_shows_the_same(base_size):
+    image, encoded, label = jpeg_scene()
+    options = dict(crop_size=(32, 48), base_size=base_size, scale_range=(0.5, 1), color_jitter=0.3)
+    is_reduced = False
+    for seed in range(20):
+        whole, reduced = (
+            augment({"image": form, "label": label}, np.random.default_rng(seed), **options)
+            for form in (image, encoded)
+        )
+        for key in ("label", "extent"):
+            np.testing.assert_array_equal(reduced[key], whole[key])
+        difference = abs(reduced["image"].astype(int) - whole["image"])
+        # docs/input_speed.md states the bound for photographs; a shift of half a pixel is beyond it.
+        assert difference.mean() < 1 and np.quantile(difference, 0.999) <= 12
+        is_reduced |= bool(difference.any())
+    assert is_reduced
 
 
 def test_base_size_is_the_long_side():

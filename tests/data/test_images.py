@@ -1,5 +1,6 @@
 """The one reader of image files."""
 
+import io
 import os
 import struct
 import subprocess
@@ -300,3 +301,29 @@ def test_what_inference_needs_loads_neither_tfds_nor_grain_nor_jax(module, pytes
         [sys.executable, "-c", code], cwd=pytestconfig.rootpath, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(64, 48), (61, 47), (9, 8), (8, 70)])
+def test_a_reduced_jpeg_shows_the_averages_of_its_blocks(size, reduction):
+    y, x = np.mgrid[: size[0], : size[1]]
+    smooth = np.stack([3 * x, 3 * y, x + y], -1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, "JPEG", quality=100, subsampling=0)
+    found = np.asarray(images.decode(file.getvalue(), "", reduction)).astype(float)
+    rows, columns = (-(-length // reduction) for length in size)
+    assert found.shape == (rows, columns, 3)
+    whole = (size[0] // reduction, size[1] // reduction)
+    blocks = smooth[: whole[0] * reduction, : whole[1] * reduction].reshape(
+        whole[0], reduction, whole[1], reduction, 3
+    )
+    # Near the border a block of the file ends with what the encoder repeats.
+    assert abs(found[: whole[0], : whole[1]] - blocks.mean((1, 3))).max(initial=0) < 8
+
+
+def test_other_formats_are_decoded_whole():
+    file = io.BytesIO()
+    Image.fromarray(COLORS).save(file, "PNG")
+    encoded = images.Encoded(file.getvalue(), "colors")
+    assert not encoded.is_jpeg
+    np.testing.assert_array_equal(encoded.pixels(4), COLORS)

@@ -179,6 +179,18 @@ def test_threads_and_workers_do_not_change_the_stream(train):
     assert any((ours["label"] != theirs["label"]).any() for ours, theirs in zip(once, expected, strict=True))
 
 
+def test_jpegs_may_be_decoded_smaller(folder_data_dir, tmp_path):
+    prepare("folder", tmp_path / "data", folder_data_dir.parent / "source", quiet=True, store="jpeg")
+    train = open_split("folder", "train", tmp_path / "data")
+    options = OPTIONS | dict(base_size=8, crop_size=(4, 4))
+    whole = take(train_batches(train, **options), 3)
+    reduced = take(train_batches(train, **options, reduced_decoding=True), 3)
+    for ours, theirs in zip(reduced, whole, strict=True):
+        np.testing.assert_array_equal(ours["label"], theirs["label"])
+    assert any((ours["image"] != theirs["image"]).any() for ours, theirs in zip(reduced, whole, strict=True))
+    assert_same(take(train_batches(train, **options, reduced_decoding=True, num_workers=1), 3), reduced)
+
+
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 1)])
 def test_a_resume_with_another_number_of_workers(train, before, after):
     options = OPTIONS | RARE | dict(color_jitter=0.4, blur=1.0)
