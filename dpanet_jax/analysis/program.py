@@ -13,6 +13,7 @@ _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_TILES = re.compile(r"T((?:\([\d,]+\))+)")
 _TILE = re.compile(r"\(([\d,]+)\)")
 _SPACE = re.compile(r"S\((\d+)\)")
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
@@ -43,17 +44,18 @@ class Array:
 
     @property
     def padded(self) -> int:
-        """Bytes with what the tiles add: each of the innermost axes takes a multiple of its tile's length."""
+        """Bytes with what the tiles add (https://openxla.org/xla/tiled_layout).
+
+        A tile splits each of the innermost axes in two: the number of tiles, and the tile's length. The next
+        tile splits what is innermost then.
+        """
         lengths = [self.shape[axis] for axis in self.order]
-        if not self.tiles or not lengths:
+        if not lengths:
             return self.unpadded
-        tile = list(self.tiles[0])
-        for part in self.tiles[1:]:
-            for i in range(1, min(len(part), len(tile)) + 1):
-                tile[-i] = -(-tile[-i] // part[-i]) * part[-i]
-        lengths = [1] * (len(tile) - len(lengths)) + lengths
-        for i in range(1, len(tile) + 1):
-            lengths[-i] = -(-lengths[-i] // tile[-i]) * tile[-i]
+        for tile in self.tiles:
+            lengths = [1] * (len(tile) - len(lengths)) + lengths
+            outer, split = lengths[: -len(tile)], lengths[-len(tile) :]
+            lengths = [*outer, *(-(-n // part) for n, part in zip(split, tile, strict=True)), *tile]
         return self._bits() * math.prod(lengths) // 8
 
     def _bits(self) -> int:
@@ -70,7 +72,8 @@ def _array(dtype: str, shape: str, layout: str) -> Array:
     minor_to_major, _, rest = layout.partition(":")
     order = _numbers(minor_to_major)[::-1] or tuple(range(len(lengths)))
     space = _SPACE.search(rest)
-    tiles = tuple(map(_numbers, _TILE.findall(_SPACE.sub("", rest))))
+    tiled = _TILES.search(rest)
+    tiles = tuple(map(_numbers, _TILE.findall(tiled[1]))) if tiled else ()
     return Array(dtype, lengths, order, tiles, int(space[1]) if space else 0)
 
 

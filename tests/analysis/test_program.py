@@ -18,8 +18,13 @@ from dpanet_jax.analysis.program import Array, Program, arrays, flops
         ("f32[2,96,19,200]{3,2,1,0:T(8,128)}", (2, 96, 19, 200), 2_918_400, 2 * 96 * 24 * 256 * 4, 0),
         ("f32[64]{0:T(128)S(1)}", (64,), 256, 512, 1),
         ("bf16[19]{0:T(256)(128)(2,1)}", (19,), 38, 512, 0),
-        # 9 rows of bytes in tiles of 2, packed by four: 12.
-        ("pred[9,128]{1,0:T(2,128)(4,1)}", (9, 128), 1152, 12 * 128, 0),
+        # As libtpu 0.0.42.1 counts the bytes of such an argument.
+        ("u8[2,70,50,3]{1,2,3,0:T(8,128)(4,1)}", (2, 70, 50, 3), 21_000, 43_008, 0),
+        ("s8[2,300]{1,0:T(4,128)(4,1)}", (2, 300), 600, 1536, 0),
+        # By the definition alone: 9 rows of bytes in 5 tiles of 2, each of them packed by four.
+        ("pred[9,128]{1,0:T(2,128)(4,1)}", (9, 128), 1152, 5 * 4 * 128, 0),
+        # What stands beside the tiles is none of them.
+        ("s4[9,6]{1,0:E(4)S(1)}", (9, 6), 27, 27, 1),
         ("u32[]{:S(2)}", (), 4, 4, 2),
         ("f32[5,3]{1,0}", (5, 3), 60, 60, 0),
         ("f32[5,3]", (5, 3), 60, 60, 0),
