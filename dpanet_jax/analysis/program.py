@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from dpanet_jax.analysis import hlo
+from dpanet_jax.errors import UsageError
 
 _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
@@ -103,28 +104,37 @@ Computation = Mapping[str, Instruction]
 
 
 class Program:
-    """The computations of `compiled.as_text()`, each read when it is asked for."""
+    """The computations of `compiled.as_text()`, each read when it is asked for.
+
+    Raises UsageError for a text without an entry, which is no such program.
+    """
 
     def __init__(self, text: str) -> None:
         self._lines, self.entry = hlo.computations(text)
+        if not self.entry:
+            raise UsageError("the text has no ENTRY computation: give a compiled program as XLA writes it")
         self._read = functools.cache(
             lambda name: {each.name: each for each in _instructions(self._lines[name])}
         )
 
     def computation(self, name: str) -> Computation:
-        """{name: instruction}, in their order. KeyError where there is none of the name."""
+        """{name: instruction}, in their order.
+
+        Raises KeyError where there is none of the name, and UsageError for a line that it cannot read.
+        """
         return self._read(name)
 
     def executed(self) -> Iterator[tuple[Computation, int]]:
         """(computation, how often it runs) of the entry and of the loops and choices that it leads to.
 
-        A fusion is one instruction of the computation that it is in.
+        A fusion is one instruction of the computation that it is in. A loop runs once where XLA does not say
+        how often, and every branch of a choice runs.
         """
         for name, times in hlo.executed(self._lines, self.entry, into_fusions=False):
             yield self.computation(name), times
 
     def inside(self, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
-        """(its computation, instruction) of an instruction: itself, or those of the fusion that it is."""
+        """(its computation, instruction) of all that a fusion or a call runs; nothing of any other."""
         if instruction.opcode not in ("fusion", "call") or instruction.called not in self._lines:
             return
         computation = self.computation(instruction.called)
@@ -139,7 +149,7 @@ def _instructions(lines: list[str]) -> Iterator[Instruction]:
             after_type = _end_of_type(line, name.end())
             opcode = _OPCODE.match(line, after_type)
             if opcode is None:
-                continue
+                raise UsageError(f"an instruction of the program cannot be read: {line.strip()[:200]}")
             end = _closing(line, opcode.end() - 1)
             op_name, called = _OP_NAME.search(line, end), _CALLED.search(line, end)
             yield Instruction(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from dpanet_jax.analysis.program import Array, Program, arrays, flops
+from dpanet_jax.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,36 @@ def test_arrays_of_a_tuple() -> None:
         Array("token", ()),
     ]
     assert [each.unpadded for each in found] == [6, 8, 0]
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    with pytest.raises(UsageError, match="no ENTRY computation"):
+        Program("HloModule empty\n")
+    program = Program("ENTRY %main (x: f32[]) -> f32[] {\n  ROOT %x = f32[] <<parameter 0>>\n}\n")
+    with pytest.raises(UsageError, match="cannot be read: ROOT %x = f32"):
+        list(program.executed())
+
+
+def test_what_a_fusion_runs_is_all_that_is_in_it() -> None:
+    program = Program("""\
+%inner (q: f32[2]) -> f32[2] {
+  %q = f32[2]{0} parameter(0)
+  ROOT %n = f32[2]{0} negate(%q)
+}
+
+%outer (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %f = f32[2]{0} fusion(%p), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  ROOT %y = f32[2]{0} fusion(%x), kind=kLoop, calls=%outer
+}
+""")
+    entry = program.computation("main")
+    assert [inner.name for _, inner in program.inside(entry["y"])] == ["p", "f", "q", "n"]
+    assert list(program.inside(entry["x"])) == []
 
 
 def test_operations_are_those_that_xla_counts() -> None:
