@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from dpanet_jax.analysis.chips import TPUS
 from dpanet_jax.analysis.cost import Lowered, TooLarge
+from dpanet_jax.analysis.program import Array
+from dpanet_jax.analysis.traffic import Use, Work
 from dpanet_jax.errors import UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
