@@ -51,15 +51,16 @@ def test_a_row_compares_with_the_fastest_of_the_others() -> None:
         "eager": Times((8.0, 8.0, 1.0)),
         "compiled": Times((4.0, 4.0, 4.0)),
     }
-    row = Row("training", "a network", times, 6.0, "images", flops=10.0, limit=20.0)
-    assert row.ratio == 0.5 and row.of_limit == 0.25
-    assert row.to_dict()["rate"] == 3.0
+    row = Row("training", "a network", times, 6.0, "images", flops=10.0, limit=20.0, product=10.0)
+    assert row.ratio == 0.5 and row.of_limit == 0.25 and row.of_product == 0.5
+    found = row.to_dict()
+    assert (found["rate"], found["ratio"], found["of_limit"], found["of_product"]) == (3.0, 0.5, 0.25, 0.5)
     assert (
-        "| 2000 ms (1000 ms), 3.0 images/s | compiled: 4000 ms (4000 ms), 1.5 images/s | 0.50 | 25% |"
+        "| 2000 ms (1000 ms), 3.0 images/s | compiled: 4000 ms (4000 ms), 1.5 images/s | 0.50 | 25% | 50% |"
         in table([row])
     )
     alone = Row("start", "a network", {"ours": Times((1.0,))})
-    assert alone.ratio is None and alone.of_limit is None
+    assert alone.ratio is None and alone.of_limit is None and alone.of_product is None
 
 
 def test_operations_are_counted_as_written() -> None:
@@ -93,6 +94,8 @@ def test_the_script(tmp_path: Path) -> None:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, 3, 32, 32))
     assert row["flops"] == counter.get_total_flops()
+    peak = found["limits"]["float32"]["product"] * len(found["machine"]["devices"])
+    assert math.isclose(row["of_product"], row["flops"] / ours["median"] / peak)
     assert "| inference | fcn resnet18 float32 2×32² |" in done.stdout
 
 
