@@ -64,9 +64,33 @@ def test_a_row_compares_with_the_fastest_of_the_others() -> None:
 
 
 def test_operations_are_counted_as_written() -> None:
-    ((name, (flops, _)), *_) = limits._jax_convolutions("float32")
-    images, height, width, inputs, outputs = limits.CONVOLUTIONS[0]
+    sizes = limits.SIZES["cpu"]
+    ((name, (flops, _)), *_) = limits._jax_convolutions("float32", sizes)
+    images, height, width, inputs, outputs = sizes.convolutions[0]
     assert name.startswith("jax") and flops == images * height * width * outputs * (2 * 9 * inputs)
+
+
+def test_a_gpu_has_more_to_do_and_each_side_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    tiny = limits.Sizes((8,), ((1, 4, 4, 2, 3),), 2**10)
+    for kind, names in (("cpu", ("cpu",)), ("gpu", ("gpu", "cuda"))):
+        with monkeypatch.context() as patched:
+            patched.setitem(limits.SIZES, kind, tiny)
+            assert [limits.sizes_of(name) for name in names] == [tiny] * len(names)
+            assert limits.sizes_of("cuda" if kind == "cpu" else "cpu") is not tiny
+    flops = [2 * 8**3, 2 * 9 * 2 * 3 * 4 * 4]
+    jax_cases = [*limits._jax_products("float32", tiny), *limits._jax_convolutions("float32", tiny)]
+    torch_cases = [
+        *limits._torch_products("float32", tiny, "cpu"),
+        *limits._torch_convolutions("float32", tiny, "cpu"),
+    ]
+    for cases in (jax_cases, torch_cases):
+        assert [count for _, (count, _) in cases] == flops
+        for _, (_, case) in cases:
+            case()
+    monkeypatch.setitem(limits.SIZES, "cpu", tiny)
+    rates = limits._of_jax("float32", 1)
+    assert rates.keys() == {"product", "convolution", "copy"} and min(rates.values()) > 0
 
 
 def test_the_script(tmp_path: Path) -> None:
