@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import run_alone
+from benchmarks import run_alone, torch_settings
 from benchmarks.timing import Case, take_turns, turn
 
 
@@ -88,6 +88,7 @@ def _of_jax(dtype: str, rounds: int) -> dict[str, float]:
 
 
 def _of_torch(dtype: str, rounds: int, device: str) -> dict[str, float]:
+    torch_settings.set_up(device)
     sizes = sizes_of(device)
     return {
         "product": _best(_torch_products(dtype, sizes, device), rounds),

@@ -12,6 +12,9 @@ from benchmarks import environment
 from benchmarks.timing import Times
 from dpanet_jax import cores
 
+# Of the environment: those that change what is measured.
+_VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_DEFAULT_MATMUL_PRECISION")
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -115,7 +118,7 @@ def machine() -> dict[str, Any]:
         "cores": cores.usable(),
         "python": platform.python_version(),
         "versions": versions,
-        "variables": {name: variables[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in variables},
+        "variables": {name: variables[name] for name in _VARIABLES if name in variables},
     }
 
 

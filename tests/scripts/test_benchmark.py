@@ -3,19 +3,23 @@
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarks import limits  # noqa: E402
-from benchmarks.networks import NUM_CLASSES  # noqa: E402
+from benchmarks import attention, environment, files, limits, torch_settings  # noqa: E402
+from benchmarks.networks import NUM_CLASSES, Theirs, Work  # noqa: E402
 from benchmarks.report import Row, table  # noqa: E402
 from benchmarks.timing import Times, take_turns, turn  # noqa: E402
 from benchmarks.ways import Way, measure  # noqa: E402
@@ -91,6 +95,65 @@ def test_a_gpu_has_more_to_do_and_each_side_the_same(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(limits.SIZES, "cpu", tiny)
     rates = limits._of_jax("float32", 1)
     assert rates.keys() == {"product", "convolution", "copy"} and min(rates.values()) > 0
+
+
+def test_pytorch_is_set_up_as_jax_is() -> None:
+    pytest.importorskip("torch")
+    code = """
+import jax, torch
+from benchmarks import torch_settings
+from dpanet_jax import cores
+for device, precision in (("cpu", None), ("cuda", None), ("cuda", "highest"), ("cuda", "tensorfloat32")):
+    jax.config.update("jax_default_matmul_precision", precision)
+    torch_settings.set_up(device)
+    backends = torch.backends
+    assert torch.get_num_threads() == cores.usable()
+    print(backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = ["True True False", "True True True", "False False True", "True True True"]
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        lambda: attention.theirs("SPA", 8, False, "here"),
+        lambda: limits._of_torch("float32", 1, "here"),
+        lambda: Theirs(Work("fcn", "resnet18", "float32", 1, 32), "here"),
+        lambda: files.TwinLoop(None, Path(), "here", False),  # type: ignore[arg-type]
+    ],
+)
+def test_each_way_of_pytorch_is_set_up(theirs: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+
+    def set_up(device: str) -> None:
+        raise RuntimeError(f"set up {device}")
+
+    monkeypatch.setattr(torch_settings, "set_up", set_up)
+    with pytest.raises(RuntimeError, match="set up here"):
+        theirs()
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "precision"),
+    [("gpu", [], None), ("gpu", ["--no-tf32"], "highest"), ("cpu", ["--no-tf32"], None)],
+)
+def test_true_float32_is_asked_of_every_process(
+    platform: str, flags: list[str], precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")  # The script sets it: so it is put back.
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
+    script = runpy.run_path(str(SCRIPTS / "benchmark"))
+    before = jax.config.jax_default_matmul_precision
+    try:
+        script["parse"](flags)
+        assert jax.config.jax_default_matmul_precision == precision
+        assert environment()["JAX_DEFAULT_MATMUL_PRECISION"] == (precision or "")
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
 
 
 def test_the_script(tmp_path: Path) -> None:
