@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 
 from dpanet_jax.analysis import hlo
+from dpanet_jax.errors import UsageError
 
 _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_TILES = re.compile(r"T((?:\([\d,]+\))+)")
 _TILE = re.compile(r"\(([\d,]+)\)")
 _SPACE = re.compile(r"S\((\d+)\)")
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
@@ -43,17 +45,18 @@ class Array:
 
     @property
     def padded(self) -> int:
-        """Bytes with what the tiles add: each of the innermost axes takes a multiple of its tile's length."""
+        """Bytes with what the tiles add (https://openxla.org/xla/tiled_layout).
+
+        A tile splits each of the innermost axes in two: the number of tiles, and the tile's length. The next
+        tile splits what is innermost then.
+        """
         lengths = [self.shape[axis] for axis in self.order]
-        if not self.tiles or not lengths:
+        if not lengths:
             return self.unpadded
-        tile = list(self.tiles[0])
-        for part in self.tiles[1:]:
-            for i in range(1, min(len(part), len(tile)) + 1):
-                tile[-i] = -(-tile[-i] // part[-i]) * part[-i]
-        lengths = [1] * (len(tile) - len(lengths)) + lengths
-        for i in range(1, len(tile) + 1):
-            lengths[-i] = -(-lengths[-i] // tile[-i]) * tile[-i]
+        for tile in self.tiles:
+            lengths = [1] * (len(tile) - len(lengths)) + lengths
+            outer, split = lengths[: -len(tile)], lengths[-len(tile) :]
+            lengths = [*outer, *(-(-n // part) for n, part in zip(split, tile, strict=True)), *tile]
         return self._bits() * math.prod(lengths) // 8
 
     def _bits(self) -> int:
@@ -70,7 +73,8 @@ def _array(dtype: str, shape: str, layout: str) -> Array:
     minor_to_major, _, rest = layout.partition(":")
     order = _numbers(minor_to_major)[::-1] or tuple(range(len(lengths)))
     space = _SPACE.search(rest)
-    tiles = tuple(map(_numbers, _TILE.findall(_SPACE.sub("", rest))))
+    tiled = _TILES.search(rest)
+    tiles = tuple(map(_numbers, _TILE.findall(tiled[1]))) if tiled else ()
     return Array(dtype, lengths, order, tiles, int(space[1]) if space else 0)
 
 
@@ -100,28 +104,37 @@ Computation = Mapping[str, Instruction]
 
 
 class Program:
-    """The computations of `compiled.as_text()`, each read when it is asked for."""
+    """The computations of `compiled.as_text()`, each read when it is asked for.
+
+    Raises UsageError for a text without an entry, which is no such program.
+    """
 
     def __init__(self, text: str) -> None:
         self._lines, self.entry = hlo.computations(text)
+        if not self.entry:
+            raise UsageError("the text has no ENTRY computation: give a compiled program as XLA writes it")
         self._read = functools.cache(
             lambda name: {each.name: each for each in _instructions(self._lines[name])}
         )
 
     def computation(self, name: str) -> Computation:
-        """{name: instruction}, in their order. KeyError where there is none of the name."""
+        """{name: instruction}, in their order.
+
+        Raises KeyError where there is none of the name, and UsageError for a line that it cannot read.
+        """
         return self._read(name)
 
     def executed(self) -> Iterator[tuple[Computation, int]]:
         """(computation, how often it runs) of the entry and of the loops and choices that it leads to.
 
-        A fusion is one instruction of the computation that it is in.
+        A fusion is one instruction of the computation that it is in. A loop runs once where XLA does not say
+        how often, and every branch of a choice runs.
         """
         for name, times in hlo.executed(self._lines, self.entry, into_fusions=False):
             yield self.computation(name), times
 
     def inside(self, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
-        """(its computation, instruction) of an instruction: itself, or those of the fusion that it is."""
+        """(its computation, instruction) of all that a fusion or a call runs; nothing of any other."""
         if instruction.opcode not in ("fusion", "call") or instruction.called not in self._lines:
             return
         computation = self.computation(instruction.called)
@@ -136,7 +149,7 @@ def _instructions(lines: list[str]) -> Iterator[Instruction]:
             after_type = _end_of_type(line, name.end())
             opcode = _OPCODE.match(line, after_type)
             if opcode is None:
-                continue
+                raise UsageError(f"an instruction of the program cannot be read: {line.strip()[:200]}")
             end = _closing(line, opcode.end() - 1)
             op_name, called = _OP_NAME.search(line, end), _CALLED.search(line, end)
             yield Instruction(

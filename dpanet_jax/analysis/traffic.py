@@ -144,9 +144,7 @@ def _uses(program: Program, computation: Computation, each: Instruction) -> Iter
         return
     inner = program.computation(each.called) if each.opcode == "fusion" and each.called else None
     for i, name in enumerate(each.operands):
-        operand = computation.get(name)
-        whole_arrays = operand.results if operand else ()
-        for array in _read(inner, i, each, whole_arrays):
+        for array in _read(inner, i, each, computation[name].results):
             yield Use(array, False, 1)
     for array in _written(inner, each, computation):
         yield Use(array, True, 1)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks import torch_settings
 from benchmarks.ways import Measurable
 from dpanet_jax.models.attention import NonLocal, SpatialPoolAttention
 
@@ -31,6 +32,7 @@ def theirs(name: str, size: int, backward: bool, device: str) -> Measurable:
 
     from dpanet_jax.interop.twin import heads
 
+    torch_settings.set_up(device)
     torch.manual_seed(0)
     made = heads.SpatialPoolAttention(CHANNELS) if name == "SPA" else heads.NonLocal(CHANNELS)
     module: Any = made.to(device)

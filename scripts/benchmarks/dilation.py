@@ -38,7 +38,8 @@ def ours(
 ) -> Measurable:
     """The layer on images of `shape` (B, H, W), on one device; with `backward` its output and both gradients.
 
-    The operations counted are those of the sum as it is written, where no padding is multiplied.
+    Each way counts the same operations: all 9 products of every pixel, also those with the padding, without
+    the rows and columns that `as_batch` adds.
     """
     conv = Conv(channels, dilation=dilation if dilated else 1, dilated_as_batch=as_batch, dtype=dtype)
     x = jax.random.normal(jax.random.key(0), (*shape, channels), dtype)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks import torch_settings
 from benchmarks.report import Row
 from benchmarks.timing import take_turns, turn
 from benchmarks.ways import Measurable, Measured, Way
@@ -112,6 +113,7 @@ class TwinLoop:
 
         from dpanet_jax.interop import twin
 
+        torch_settings.set_up(device)
         self.classes, self.device, self.folder = model.classes, device, folder
         options = config_lib.sections(model.config).model
         self.network: Any = twin.build(len(model.classes), **options)

@@ -10,14 +10,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import run_alone
+from benchmarks import run_alone, torch_settings
 from benchmarks.timing import Case, take_turns, turn
 
-# Side of square matrices; and (images, height, width, channels in, channels out) of 3×3 convolutions, as the
-# networks have them.
-PRODUCTS = (1024, 2048)
-CONVOLUTIONS = ((2, 48, 48, 128, 128), (2, 24, 24, 256, 256), (2, 24, 24, 512, 512))
-COPIED = 2**28
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """products: sides of square matrices. convolutions: (images, height, width, channels in, channels out) of
+    3×3 ones, as the networks have them. copied: bytes.
+    """
+
+    products: tuple[int, ...]
+    convolutions: tuple[tuple[int, int, int, int, int], ...]
+    copied: int
+
+
+# Each kind of device needs so much work in one call to come near its best.
+SIZES = {
+    "cpu": Sizes(
+        products=(1024, 2048),
+        convolutions=((2, 48, 48, 128, 128), (2, 24, 24, 256, 256), (2, 24, 24, 512, 512)),
+        copied=2**28,
+    ),
+    "gpu": Sizes(
+        products=(4096, 8192),
+        convolutions=((2, 97, 97, 256, 256), (2, 97, 97, 512, 512), (2, 97, 97, 2048, 512)),
+        copied=2**31,
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +73,26 @@ def measure(dtype: str, rounds: int, torch_device: str | None) -> Limits:
     return Limits(**found)
 
 
+def sizes_of(platform: str) -> Sizes:
+    """Of a device as JAX ("cpu", "gpu", "tpu") or PyTorch ("cpu", "cuda") names it."""
+    return SIZES["cpu" if platform == "cpu" else "gpu"]
+
+
 def _of_jax(dtype: str, rounds: int) -> dict[str, float]:
+    sizes = sizes_of(jax.devices()[0].platform)
     return {
-        "product": _best(_jax_products(dtype), rounds),
-        "convolution": _best(_jax_convolutions(dtype), rounds),
-        "copy": _copy_rate(rounds),
+        "product": _best(_jax_products(dtype, sizes), rounds),
+        "convolution": _best(_jax_convolutions(dtype, sizes), rounds),
+        "copy": _copy_rate(sizes.copied, rounds),
     }
 
 
 def _of_torch(dtype: str, rounds: int, device: str) -> dict[str, float]:
+    torch_settings.set_up(device)
+    sizes = sizes_of(device)
     return {
-        "product": _best(_torch_products(dtype, device), rounds),
-        "convolution": _best(_torch_convolutions(dtype, device), rounds),
+        "product": _best(_torch_products(dtype, sizes, device), rounds),
+        "convolution": _best(_torch_convolutions(dtype, sizes, device), rounds),
     }
 
 
@@ -79,14 +107,14 @@ def _case(function: Callable[..., Any], *arguments: Any) -> Case:
     return lambda: jax.block_until_ready(compiled(*arguments))
 
 
-def _jax_products(dtype: str) -> Iterator[tuple[str, tuple[float, Case]]]:
-    for side in PRODUCTS:
+def _jax_products(dtype: str, sizes: Sizes) -> Iterator[tuple[str, tuple[float, Case]]]:
+    for side in sizes.products:
         a = jnp.ones((side, side), dtype)
         yield f"jax product {side}", (2.0 * side**3, _case(jnp.matmul, a, a))
 
 
-def _jax_convolutions(dtype: str) -> Iterator[tuple[str, tuple[float, Case]]]:
-    for images, height, width, inputs, outputs in CONVOLUTIONS:
+def _jax_convolutions(dtype: str, sizes: Sizes) -> Iterator[tuple[str, tuple[float, Case]]]:
+    for images, height, width, inputs, outputs in sizes.convolutions:
         x = jnp.ones((images, height, width, inputs), dtype)
         kernel = jnp.ones((3, 3, inputs, outputs), dtype)
 
@@ -99,10 +127,10 @@ def _jax_convolutions(dtype: str) -> Iterator[tuple[str, tuple[float, Case]]]:
         yield f"jax convolution {inputs} to {outputs}", (flops, _case(convolve, x, kernel))
 
 
-def _torch_products(dtype: str, device: str) -> Iterator[tuple[str, tuple[float, Case]]]:
+def _torch_products(dtype: str, sizes: Sizes, device: str) -> Iterator[tuple[str, tuple[float, Case]]]:
     import torch
 
-    for side in PRODUCTS:
+    for side in sizes.products:
         a = torch.ones((side, side), dtype=getattr(torch, dtype), device=device)
 
         def multiply(a: Any = a) -> Any:
@@ -111,12 +139,16 @@ def _torch_products(dtype: str, device: str) -> Iterator[tuple[str, tuple[float,
         yield f"torch product {side}", (2.0 * side**3, _torch_case(multiply, device))
 
 
-def _torch_convolutions(dtype: str, device: str) -> Iterator[tuple[str, tuple[float, Case]]]:
+def _torch_convolutions(dtype: str, sizes: Sizes, device: str) -> Iterator[tuple[str, tuple[float, Case]]]:
     import torch
 
-    for images, height, width, inputs, outputs in CONVOLUTIONS:
+    # The tensor cores of a GPU read channels innermost.
+    memory_format = torch.contiguous_format if device == "cpu" else torch.channels_last
+
+    for images, height, width, inputs, outputs in sizes.convolutions:
         x = torch.ones((images, inputs, height, width), dtype=getattr(torch, dtype), device=device)
         kernel = torch.ones((outputs, inputs, 3, 3), dtype=getattr(torch, dtype), device=device)
+        x, kernel = (each.contiguous(memory_format=memory_format) for each in (x, kernel))
         flops = 2.0 * math.prod((images, height, width, outputs, inputs, 9))
 
         def convolve(x: Any = x, kernel: Any = kernel) -> Any:
@@ -137,11 +169,11 @@ def _torch_case(function: Case, device: str) -> Case:
     return case
 
 
-def _copy_rate(rounds: int) -> float:
-    x = jnp.ones(COPIED // 4, jnp.float32)
+def _copy_rate(copied: int, rounds: int) -> float:
+    x = jnp.ones(copied // 4, jnp.float32)
     # Not a plain copy, which could be left out.
     times = take_turns({"copy": turn(_case(lambda x: x + 1, x), 0.1)}, rounds)
-    return 2 * COPIED / times["copy"].least
+    return 2 * copied / times["copy"].least
 
 
 if __name__ == "__main__":

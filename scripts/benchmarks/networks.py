@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import torch_settings
 from benchmarks.ways import Measurable
 from dpanet_jax import config as config_lib
-from dpanet_jax import cores
 from dpanet_jax.analysis.cost import count_products
 from dpanet_jax.config import Sections
 from dpanet_jax.evaluation import protocols
@@ -126,9 +126,7 @@ class Theirs:
         from dpanet_jax.interop import twin
 
         self.work, self.device = work, device
-        # As many as JAX takes; and TF32 where a GPU has it, as JAX by default.
-        torch.set_num_threads(cores.usable())
-        torch.backends.cuda.matmul.allow_tf32 = True
+        torch_settings.set_up(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.sections = work.sections
         torch.manual_seed(0)

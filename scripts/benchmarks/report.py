@@ -12,13 +12,17 @@ from benchmarks import environment
 from benchmarks.timing import Times
 from dpanet_jax import cores
 
+# Of the environment: those that change what is measured.
+_VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_DEFAULT_MATMUL_PRECISION")
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One work: the times of each way to do it, by name; the first is ours.
 
     amount: how much of `unit` a turn does; 0 where only the time counts. flops: operations of a turn, None
-    where they are not counted. limit: operations a second of the machine at best, in the row's type.
+    where they are not counted. limit: operations a second of the machine at best, in the row's type; product:
+    those of its best matrix product alone.
     """
 
     part: str
@@ -28,6 +32,7 @@ class Row:
     unit: str = ""
     flops: float | None = None
     limit: float | None = None
+    product: float | None = None
 
     @property
     def ours(self) -> tuple[str, Times]:
@@ -49,9 +54,15 @@ class Row:
     @property
     def of_limit(self) -> float | None:
         """Our operations a second (the median's) over the machine's best, from 0 to 1."""
-        if self.flops is None or not self.limit:
-            return None
-        return self.flops / self.ours[1].median / self.limit
+        return self._share(self.limit)
+
+    @property
+    def of_product(self) -> float | None:
+        """The same over the best matrix product; above 1 where convolutions are faster."""
+        return self._share(self.product)
+
+    def _share(self, rate: float | None) -> float | None:
+        return None if self.flops is None or not rate else self.flops / self.ours[1].median / rate
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: everything that the row holds, and what is computed from it."""
@@ -60,15 +71,16 @@ class Row:
             for name, each in self.times.items()
         }
         rate = self.amount / self.ours[1].median if self.amount else None
-        derived = {"ratio": self.ratio, "of_limit": self.of_limit, "rate": rate}
-        return dataclasses.asdict(self) | {"times": times} | derived
+        shares = {"of_limit": self.of_limit, "of_product": self.of_product}
+        return dataclasses.asdict(self) | {"times": times, "ratio": self.ratio, "rate": rate} | shares
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Markdown: median and least of ours, the fastest other, the ratio of medians, the share of the limit."""
+    """Markdown: median and least of ours, the fastest other, the ratio of medians, the shares of limits."""
     lines = [
-        "| part | work | ours, median (least) | others, median (least) | ratio | of the limit |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| part | work | ours, median (least) | others, median (least) | ratio | of the limit"
+        " | of the product |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         other = row.best_of_others
@@ -78,7 +90,7 @@ def table(rows: Iterable[Row]) -> str:
             _in_words(row.ours[1], row),
             f"{other[0]}: {_in_words(other[1], row)}" if other else "",
             f"{row.ratio:.2f}" if row.ratio is not None else "",
-            f"{100 * row.of_limit:.0f}%" if row.of_limit is not None else "",
+            *(f"{100 * share:.0f}%" if share is not None else "" for share in (row.of_limit, row.of_product)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -106,7 +118,7 @@ def machine() -> dict[str, Any]:
         "cores": cores.usable(),
         "python": platform.python_version(),
         "versions": versions,
-        "variables": {name: variables[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in variables},
+        "variables": {name: variables[name] for name in _VARIABLES if name in variables},
     }
 
 

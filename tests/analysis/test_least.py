@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpanet_jax.analysis.least import least
+from dpanet_jax.analysis.least import least, product_bytes
 from dpanet_jax.training.state import TrainState
 
 
@@ -49,3 +49,11 @@ def test_by_hand() -> None:
     assert found.state == 6 * 4 * (kernel + matrix)
     assert found.image == image
     assert found.total == found.products + found.loss + found.state + found.image
+
+
+def test_a_product_in_a_loop_counts_at_each_turn() -> None:
+    def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, _: (x @ matrix, None), x, length=3)[0]
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 5), (5, 5))]
+    assert product_bytes(jax.make_jaxpr(multiply)(*shapes).jaxpr) == 3 * 4 * (10 + 25 + 10)

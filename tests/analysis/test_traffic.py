@@ -132,3 +132,77 @@ def test_a_program_of_a_tpu() -> None:
     found = traffic.by_cause(traffic.works(Program(TPU_PROGRAM)))
     assert {each.cause: each for each in found} == {each.cause: each for each in expected}
     assert [each.traffic for each in found] == sorted((each.traffic for each in found), reverse=True)
+
+
+MOVES = """\
+HloModule moves
+
+%set (p0: f32[64,128], p1: f32[8,128], p2: s32[]) -> f32[64,128] {
+  %p0 = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %p1 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %p2 = s32[] parameter(2)
+  ROOT %d = f32[64,128]{1,0:T(8,128)} dynamic-update-slice(%p0, %p1, %p2, %p2)
+}
+
+ENTRY %main (x: f32[64,128], part: f32[8,128], at: s32[]) -> f32[64,128] {
+  %x = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %part = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %at = s32[] parameter(2)
+  %cut = ((f32[64,128]{1,0:T(8,128)}), f32[8,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:8], [0:128]}
+  %cut.done = f32[8,128]{1,0:T(8,128)S(1)} slice-done(%cut)
+  %home = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%cut.done)
+  %home.done = f32[8,128]{1,0:T(8,128)} copy-done(%home)
+  %all = (f32[8,128]{1,0:T(8,128)}, f32[16,128]{1,0:T(8,128)}) all-gather-start(%part), dimensions={0}
+  %all.done = f32[16,128]{1,0:T(8,128)} all-gather-done(%all)
+  %sum = f32[8,128]{1,0:T(8,128)} all-reduce-start(%part), to_apply=%add
+  %sum.done = f32[8,128]{1,0:T(8,128)} all-reduce-done(%sum)
+  %next = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%part)
+  %next.done = f32[8,128]{1,0:T(8,128)} collective-permute-done(%next)
+  %some = f32[8,128]{1,0:T(8,128)} dynamic-slice(%x, %at, %at), dynamic_slice_sizes={8,128}
+  %set1 = f32[64,128]{1,0:T(8,128)} dynamic-update-slice(%x, %part, %at, %at)
+  ROOT %set2 = f32[64,128]{1,0:T(8,128)} fusion(%set1, %part, %at), kind=kLoop, calls=%set
+}
+"""  # noqa: E501
+
+
+def test_what_a_move_reads_and_writes() -> None:
+    """Bytes read and written in the main memory, and in the fast one."""
+    found = {}
+    for work in traffic.works(Program(MOVES)):
+        found[work.name] = tuple(
+            sum(use.array.padded for use in work.uses if (use.array.space, use.written) == (space, written))
+            for space in (0, 1)
+            for written in (False, True)
+        )
+    # An index is 4 bytes.
+    assert found == {
+        "cut": (TILE, 0, 0, TILE),
+        "home": (0, TILE, TILE, 0),
+        "all": (TILE, 2 * TILE, 0, 0),
+        "sum": (TILE, TILE, 0, 0),
+        "next": (TILE, TILE, 0, 0),
+        "some": (TILE + 2 * 4, TILE, 0, 0),
+        "set1": (TILE + 2 * 4, TILE, 0, 0),
+        "set2": (TILE + 4, TILE, 0, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "is_product", "cause"),
+    [
+        ("jvp(Segmenter)/backbone/conv1/conv_general_dilated", True, "backbone, stem"),
+        ("transpose(jvp(Segmenter))/backbone/layer3_0/conv1/conv_general_dilated", True, "backbone, layer3"),
+        ("transpose(jvp(Segmenter))/backbone/layer3_0/bn1/mul", False, NORM),
+        ("transpose(jvp(Segmenter))/backbone/layer3_0/bn1/mul", True, "backbone, layer3"),
+        ("jvp(Segmenter)/head/spa/dot_general", True, "attention, SPA"),
+        ("jvp(Segmenter)/head/cpa/dot_general", True, "attention, CPA"),
+        ("jvp(Segmenter)/head/nonlocal/dot_general", True, "attention, non-local"),
+        ("jvp(Segmenter)/head/conv_out/max", False, "head"),
+        ("jvp(Segmenter)/auxiliary_head/conv_out/max", False, "auxiliary head"),
+        ("jvp(Segmenter)/add", False, "head"),
+        ("jvp()/log", False, LOSS),
+        ("mul", False, OPTIMIZER),
+    ],
+)
+def test_a_place_in_the_network(name: str, is_product: bool, cause: str) -> None:
+    assert traffic.place(f"jit(train_step)/{name}", is_product) == cause

@@ -3,19 +3,23 @@
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarks import limits  # noqa: E402
-from benchmarks.networks import NUM_CLASSES  # noqa: E402
+from benchmarks import attention, environment, files, limits, torch_settings  # noqa: E402
+from benchmarks.networks import NUM_CLASSES, Theirs, Work  # noqa: E402
 from benchmarks.report import Row, table  # noqa: E402
 from benchmarks.timing import Times, take_turns, turn  # noqa: E402
 from benchmarks.ways import Way, measure  # noqa: E402
@@ -51,21 +55,105 @@ def test_a_row_compares_with_the_fastest_of_the_others() -> None:
         "eager": Times((8.0, 8.0, 1.0)),
         "compiled": Times((4.0, 4.0, 4.0)),
     }
-    row = Row("training", "a network", times, 6.0, "images", flops=10.0, limit=20.0)
-    assert row.ratio == 0.5 and row.of_limit == 0.25
-    assert row.to_dict()["rate"] == 3.0
+    row = Row("training", "a network", times, 6.0, "images", flops=10.0, limit=20.0, product=10.0)
+    assert row.ratio == 0.5 and row.of_limit == 0.25 and row.of_product == 0.5
+    found = row.to_dict()
+    assert (found["rate"], found["ratio"], found["of_limit"], found["of_product"]) == (3.0, 0.5, 0.25, 0.5)
     assert (
-        "| 2000 ms (1000 ms), 3.0 images/s | compiled: 4000 ms (4000 ms), 1.5 images/s | 0.50 | 25% |"
+        "| 2000 ms (1000 ms), 3.0 images/s | compiled: 4000 ms (4000 ms), 1.5 images/s | 0.50 | 25% | 50% |"
         in table([row])
     )
     alone = Row("start", "a network", {"ours": Times((1.0,))})
-    assert alone.ratio is None and alone.of_limit is None
+    assert alone.ratio is None and alone.of_limit is None and alone.of_product is None
 
 
 def test_operations_are_counted_as_written() -> None:
-    ((name, (flops, _)), *_) = limits._jax_convolutions("float32")
-    images, height, width, inputs, outputs = limits.CONVOLUTIONS[0]
+    sizes = limits.SIZES["cpu"]
+    ((name, (flops, _)), *_) = limits._jax_convolutions("float32", sizes)
+    images, height, width, inputs, outputs = sizes.convolutions[0]
     assert name.startswith("jax") and flops == images * height * width * outputs * (2 * 9 * inputs)
+
+
+def test_a_gpu_has_more_to_do_and_each_side_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    tiny = limits.Sizes((8,), ((1, 4, 4, 2, 3),), 2**10)
+    for kind, names in (("cpu", ("cpu",)), ("gpu", ("gpu", "cuda"))):
+        with monkeypatch.context() as patched:
+            patched.setitem(limits.SIZES, kind, tiny)
+            assert [limits.sizes_of(name) for name in names] == [tiny] * len(names)
+            assert limits.sizes_of("cuda" if kind == "cpu" else "cpu") is not tiny
+    flops = [2 * 8**3, 2 * 9 * 2 * 3 * 4 * 4]
+    jax_cases = [*limits._jax_products("float32", tiny), *limits._jax_convolutions("float32", tiny)]
+    torch_cases = [
+        *limits._torch_products("float32", tiny, "cpu"),
+        *limits._torch_convolutions("float32", tiny, "cpu"),
+    ]
+    for cases in (jax_cases, torch_cases):
+        assert [count for _, (count, _) in cases] == flops
+        for _, (_, case) in cases:
+            case()
+    monkeypatch.setitem(limits.SIZES, "cpu", tiny)
+    rates = limits._of_jax("float32", 1)
+    assert rates.keys() == {"product", "convolution", "copy"} and min(rates.values()) > 0
+
+
+def test_pytorch_is_set_up_as_jax_is() -> None:
+    pytest.importorskip("torch")
+    code = """
+import jax, torch
+from benchmarks import torch_settings
+from dpanet_jax import cores
+for device, precision in (("cpu", None), ("cuda", None), ("cuda", "highest"), ("cuda", "tensorfloat32")):
+    jax.config.update("jax_default_matmul_precision", precision)
+    torch_settings.set_up(device)
+    backends = torch.backends
+    assert torch.get_num_threads() == cores.usable()
+    print(backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = ["True True False", "True True True", "False False True", "True True True"]
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        lambda: attention.theirs("SPA", 8, False, "here"),
+        lambda: limits._of_torch("float32", 1, "here"),
+        lambda: Theirs(Work("fcn", "resnet18", "float32", 1, 32), "here"),
+        lambda: files.TwinLoop(None, Path(), "here", False),  # type: ignore[arg-type]
+    ],
+)
+def test_each_way_of_pytorch_is_set_up(theirs: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+
+    def set_up(device: str) -> None:
+        raise RuntimeError(f"set up {device}")
+
+    monkeypatch.setattr(torch_settings, "set_up", set_up)
+    with pytest.raises(RuntimeError, match="set up here"):
+        theirs()
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "precision"),
+    [("gpu", [], None), ("gpu", ["--no-tf32"], "highest"), ("cpu", ["--no-tf32"], None)],
+)
+def test_true_float32_is_asked_of_every_process(
+    platform: str, flags: list[str], precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")  # The script sets it: so it is put back.
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
+    script = runpy.run_path(str(SCRIPTS / "benchmark"))
+    before = jax.config.jax_default_matmul_precision
+    try:
+        script["parse"](flags)
+        assert jax.config.jax_default_matmul_precision == precision
+        assert environment()["JAX_DEFAULT_MATMUL_PRECISION"] == (precision or "")
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
 
 
 def test_the_script(tmp_path: Path) -> None:
@@ -93,6 +181,8 @@ def test_the_script(tmp_path: Path) -> None:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, 3, 32, 32))
     assert row["flops"] == counter.get_total_flops()
+    peak = found["limits"]["float32"]["product"] * len(found["machine"]["devices"])
+    assert math.isclose(row["of_product"], row["flops"] / ours["median"] / peak)
     assert "| inference | fcn resnet18 float32 2×32² |" in done.stdout
 
 

@@ -13,6 +13,7 @@ from benchmarks.timing import Times  # noqa: E402
 from benchmarks.ways import Measured, Way  # noqa: E402
 
 from dpanet_jax.models.backbones.resnet import ResNet  # noqa: E402
+from dpanet_jax.models.layers import Conv  # noqa: E402
 from dpanet_jax.training.traced import equations  # noqa: E402
 
 
@@ -30,13 +31,27 @@ def test_its_shapes_are_those_of_the_backbones(architecture):
     assert found == {(channels, d, d) for channels, d in dilation.SHAPES}
 
 
-def test_each_way_runs_and_only_one_is_dilated():
+def test_each_way_runs_and_only_one_is_dilated(monkeypatch):
+    made = []
+
+    def conv(*arguments, **options):
+        made.append((options["dilation"], options["dilated_as_batch"]))
+        return Conv(*arguments, **options)
+
+    monkeypatch.setattr(dilation, "Conv", conv)
     for name, how in dilation.WAYS.items():
         measurable = dilation.ours((1, 3, 5), 2, 2, "float32", True, **how)
         y, (of_variables, dx) = measurable.case()
         assert y.shape == dx.shape == (1, 3, 5, 2), name
         assert of_variables["params"]["kernel"].shape == (3, 3, 2, 2)
         assert measurable.flops == 3 * (1 * 3 * 5 * 2) * (2 * 9 * 2)
+    assert dict(zip(dilation.WAYS, made, strict=True)) == {
+        "as batch": (2, True),
+        "dilated": (2, False),
+        "undilated": (1, False),
+    }
+    forward = dilation.ours((1, 3, 5), 2, 2, "float32", False)
+    assert forward.case().shape == (1, 3, 5, 2) and forward.flops == (1 * 3 * 5 * 2) * (2 * 9 * 2)
 
 
 def test_rows_and_what_is_suspected():
@@ -50,7 +65,12 @@ def test_rows_and_what_is_suspected():
     told: list[str] = []
     rows = list(dilation.rows("float32", 2, 769, 20.0, measure, told.append))
     assert len(asked) == 6 and len(rows) == 12
-    assert asked[0]["dilated"].arguments["shape"] == (2, 97, 97)
+    assert {ways["dilated"].arguments["shape"] for ways in asked} == {(2, 97, 97)}
+    found = [
+        tuple(ways["undilated"].arguments[key] for key in ("channels", "dilation", "backward"))
+        for ways in asked
+    ]
+    assert found == [(*shape, backward) for shape in dilation.SHAPES for backward in (False, True)]
     assert [row.ratio for row in rows[:2]] == pytest.approx([0.2, 6.0]) and rows[0].of_limit == 0.5
     assert rows[-1].work == "3×3, dilation 4, float32 2×97²×512 with gradients, dilated"
     assert len(told) == 6 and told[0].endswith(
