@@ -59,15 +59,17 @@ class SpatialPoolAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         key_sizes, value_sizes = POOL_SIZES[self.sizes]
         batch, height, width, channels = x.shape
-        q = k = v = x
         if self.qkv == "conv":
             q, k, v = (
                 nn.Dense(channels, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
                 for name in ("query", "key", "value")
             )
+            k = pyramid_pool(k, key_sizes, self.pool)  # (B, T, C)
+            v = pyramid_pool(v, value_sizes, self.pool)  # (B, T, C)
+        else:
+            q = x
+            k, v = jnp.split(pyramid_pool(x, key_sizes + value_sizes, self.pool), 2, axis=1)
         q = q.reshape(batch, height * width, channels)  # (B, N, C)
-        k = pyramid_pool(k, key_sizes, self.pool)  # (B, T, C)
-        v = pyramid_pool(v, value_sizes, self.pool)  # (B, T, C)
         # Eq. 8; its sum "to N" runs over the pooled positions: M is T × N. No scaling, as in DANet.
         m = softmax(product("bnc,btc->bnt", q, k))
         attended = jnp.einsum("bnt,btc->bnc", m.astype(v.dtype), v).reshape(x.shape)
