@@ -27,10 +27,13 @@ def module(made: Any) -> Any:
 
 
 def in_type(dtype: Any) -> dict[str, tuple[Any, int, int]]:
-    """{what: (a function of features, its products whose precision matters, all of its products)}."""
+    """{what: (a function of features, its products whose precision matters, all of its products)}.
+
+    SPA pools with one product over the rows of a map, and one over the columns for each level.
+    """
     return {
-        "SPA": (module(SpatialPoolAttention(dtype=dtype)), 2 * LEVELS + 1, 2 * LEVELS + 2),
-        "SPA, conv": (module(SpatialPoolAttention(qkv="conv", dtype=dtype)), 2 * LEVELS + 1, 2 * LEVELS + 5),
+        "SPA": (module(SpatialPoolAttention(dtype=dtype)), 1 + LEVELS + 1, 1 + LEVELS + 2),
+        "SPA, conv": (module(SpatialPoolAttention(qkv="conv", dtype=dtype)), 2 + LEVELS + 1, 2 + LEVELS + 5),
         "SPA, max": (module(SpatialPoolAttention(pool="max", dtype=dtype)), 1, 2),
         "CPA": (module(ChannelPoolAttention(dtype=dtype)), 1, 2),
         "NonLocal": (module(NonLocal(4, dtype=dtype)), 1, 5),
