@@ -21,6 +21,14 @@ def usable() -> int:
     return max(1, min(allowed or 1, allowed or 1 if limit is None else int(limit)))
 
 
+def readers() -> int:
+    """How many threads of this process read images while a network computes: one a core, at most 8.
+
+    Python's lock lets few more than that work at once.
+    """
+    return min(8, usable())
+
+
 def _limit(folder: Path) -> float | None:
     """Cores' worth of time that a control group allows, of version 2 or 1; None where it sets no limit."""
     try:

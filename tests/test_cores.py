@@ -35,3 +35,11 @@ def test_part_of_a_core_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "cpu.max").write_text("20000 100000")
     monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
     assert cores.usable() == 1
+
+
+@pytest.mark.parametrize(("usable", "readers"), [(1, 1), (6, 6), (64, 8)])
+def test_readers_are_one_a_core_and_at_most_eight(
+    monkeypatch: pytest.MonkeyPatch, usable: int, readers: int
+) -> None:
+    monkeypatch.setattr(cores, "usable", lambda: usable)
+    assert cores.readers() == readers

@@ -147,7 +147,7 @@ def train_batches(
     and the augmentation alone: not on workers, threads, blocks or how often a run was resumed.
 
     num_workers: processes that read, in num_threads threads each (default: 1); 0 reads in threads of this
-    process (default: up to 4).
+    process (default: `cores.readers()`).
     Worker processes are spawned, so a script needs its `if __name__ == "__main__"`.
 
     Raises UnlabelledSplit for a split without labels, and UsageError (a ValueError) naming the argument
@@ -164,7 +164,7 @@ def train_batches(
     # Batch n is the chunks n · num_blocks to (n + 1) · num_blocks - 1.
     mine = examples.batch(rows).slice(slice(block, None, num_blocks))
     identity = {"fingerprint": split.fingerprint, "seed": seed, "batch_size": batch_size}
-    threads = (1 if num_workers else _default_threads()) if num_threads is None else num_threads
+    threads = (1 if num_workers else cores.readers()) if num_threads is None else num_threads
     return TrainBatches(mine, identity, num_workers, threads)
 
 
@@ -214,6 +214,7 @@ def eval_batches(
     (b, H, W) uint8, "mask": (b,) bool, "index": (b,) int32, "name": (b,) text as objects}: where the mask
     is False the row fills up a last batch, with label IGNORE_LABEL, index -1 and no name.
 
+    num_threads: threads that read (default: `cores.readers()`).
     may_lack_labels: a split without labels is read too, and all its pixels have IGNORE_LABEL.
 
     Raises UnlabelledSplit for a split without labels otherwise, and UsageError (a ValueError) where
@@ -231,7 +232,7 @@ def eval_batches(
         for start in range(0, len(indices), batch_size):
             rows = indices[start : start + batch_size]
             plans.append((size, rows[block * count : (block + 1) * count]))
-    threads = _default_threads() if num_threads is None else num_threads
+    threads = cores.readers() if num_threads is None else num_threads
     return EvalBatches(split, plans, threads)
 
 
@@ -250,10 +251,6 @@ def _rows_of_a_block(batch_size: int, block: int, num_blocks: int) -> int:
     if not 0 <= block < num_blocks:
         raise UsageError(f"block {block} must lie below {num_blocks}")
     return batch_size // num_blocks
-
-
-def _default_threads() -> int:
-    return min(4, cores.usable())
 
 
 def _read_options(threads: int) -> grain.ReadOptions:

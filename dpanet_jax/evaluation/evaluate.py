@@ -50,13 +50,15 @@ def evaluate(
     keep: Collection[int] = (),
     observers: Sequence[Observer] = (),
     may_lack_labels: bool = False,
+    num_threads: int = 0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Evaluated:
     """Every image once, padding never, over all processes; `batch_size` is of all of them together.
 
     variables: what `protocol.put` returned. keep: the indices of examples to keep. observers: see every
     example, and have seen those of all processes at the end. may_lack_labels: a split without labels is
-    allowed, for the observers' sake: the matrix is then empty. progress: wraps the iterable of batches.
+    allowed, for the observers' sake: the matrix is then empty. num_threads: threads that read; 0 is
+    `cores.readers()`. progress: wraps the iterable of batches.
     Raises UsageError for a split without labels otherwise, or a batch that does not split evenly over the
     hosts, and OutOfMemory.
     """
@@ -68,7 +70,12 @@ def evaluate(
     counts = DeviceCounts(len(split.classes.names))
     kept = {}
     batches = pipeline.eval_batches(
-        split, batch_size, hosts.index(), hosts.count(), may_lack_labels=may_lack_labels
+        split,
+        batch_size,
+        hosts.index(),
+        hosts.count(),
+        num_threads=num_threads or None,
+        may_lack_labels=may_lack_labels,
     )
     with memory_said_in_one_line(batch_size, protocol):
         read: collections.deque[Batch] = collections.deque()

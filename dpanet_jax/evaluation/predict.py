@@ -131,6 +131,7 @@ def predict_files(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     train_ids: bool = False,
     tell: Callable[[str], None] = lambda line: None,
+    num_threads: int = 0,
 ) -> Predicted:
     """Writes for each file of `found` (what `data.finder.find` returns) ids, colours and overlay.
 
@@ -138,7 +139,8 @@ def predict_files(
     with `train_ids` those of the network, 0 to K-1; 255 is no prediction. A file that cannot be read is left
     out, and named in what is returned. `progress` wraps an iterable with an item for each image, and one for
     each video with an item for each frame. `tell` takes a line that is said before the work: for how many
-    sizes the network is compiled. Raises OSError where an output cannot be written, and OutOfMemory.
+    sizes the network is compiled. `num_threads` read images; 0 is `cores.readers()`. Raises OSError where an
+    output cannot be written, and OutOfMemory.
     """
     done = Predicted()
     to_id = np.full(256, IGNORE_LABEL, np.uint8)  # A protocol may predict nothing for a pixel.
@@ -158,7 +160,9 @@ def predict_files(
             sizes = sum(isinstance(size, tuple) for size in by_size)
             if line := protocols.compilations(model.protocol, sizes):
                 tell(line)
-            for _ in progress(_Sized(_predict_images(model, stills, by_size, finish, done), len(stills))):
+            for _ in progress(
+                _Sized(_predict_images(model, stills, by_size, finish, done, num_threads), len(stills))
+            ):
                 pass
             writers.finish()
         for name, path in found.items():
@@ -186,10 +190,11 @@ def _predict_images(
     by_size: together.BySize,
     finish: Callable[[Path, np.ndarray, np.ndarray], None],
     done: Predicted,
+    num_threads: int,
 ) -> Iterator[Path]:
     """Yields the name of each image once its labels are handed to `finish`, or it has failed."""
     batches = together.of_one_size if model.protocol.fills_up else together.of_any_sizes
-    with concurrent.futures.ThreadPoolExecutor(min(4, cores.usable())) as readers:
+    with concurrent.futures.ThreadPoolExecutor(num_threads or cores.readers()) as readers:
         for names, size, futures in _read_ahead(readers, found, batches(by_size)):
             read: dict[Path, np.ndarray] = {}
             for name, future in zip(names, futures, strict=True):

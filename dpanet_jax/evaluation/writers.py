@@ -16,7 +16,7 @@ class Writers:
     """A pool of threads with a bounded queue. An error of a thread is raised by the next call."""
 
     def __init__(self, threads: int | None = None, most_pixels: int = _MOST_PIXELS) -> None:
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads or min(4, cores.usable()))
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads or cores.readers())
         self._most = most_pixels
         self._waiting = 0
         self._error: BaseException | None = None

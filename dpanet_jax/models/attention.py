@@ -30,6 +30,15 @@ def product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
 
 
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(Q·Kᵀ)·V (eq. 2 and 3; 8 and 9): (B, N, C), (B, T, C), (B, T, D) → (B, N, D), in v's type.
+
+    No scaling, as in DANet.
+    """
+    m = softmax(product("bnc,btc->bnt", q, k))
+    return jnp.einsum("bnt,btc->bnc", m.astype(v.dtype), v)
+
+
 class SpatialPoolAttention(nn.Module):
     """SPA (eq. 8 and 9): every position attends to T = 325 pooled ones. (B, H, W, C) → the same.
 
@@ -70,9 +79,8 @@ class SpatialPoolAttention(nn.Module):
             q = x
             k, v = jnp.split(pyramid_pool(x, key_sizes + value_sizes, self.pool), 2, axis=1)
         q = q.reshape(batch, height * width, channels)  # (B, N, C)
-        # Eq. 8; its sum "to N" runs over the pooled positions: M is T × N. No scaling, as in DANet.
-        m = softmax(product("bnc,btc->bnt", q, k))
-        attended = jnp.einsum("bnt,btc->bnc", m.astype(v.dtype), v).reshape(x.shape)
+        # Eq. 8; its sum "to N" runs over the pooled positions: M is T × N.
+        attended = attend(q, k, v).reshape(x.shape)
         # Eq. 9.
         scale = self.param("lambda", nn.initializers.zeros, (), self.param_dtype)
         return scale.astype(x.dtype) * attended + x
@@ -130,7 +138,5 @@ class NonLocal(nn.Module):
 
         alpha = conv(self.channels, "query_key")(x).reshape(batch, height * width, self.channels)
         gamma = conv(self.channels, "value")(x).reshape(batch, height * width, self.channels)
-        m = softmax(product("bnc,bmc->bnm", alpha, alpha))  # eq. 2
-        o = jnp.einsum("bnm,bmc->bnc", m.astype(gamma.dtype), gamma)  # eq. 3
-        o = conv(channels, "output", kernel_init=nn.initializers.zeros)(o)
+        o = conv(channels, "output", kernel_init=nn.initializers.zeros)(attend(alpha, alpha, gamma))
         return o.reshape(x.shape) + x

@@ -200,7 +200,13 @@ class _Run:
             with memory_said_in_one_line(batch_size, parts.protocol):
                 variables = parts.protocol.put(variables)
             return evaluate(
-                parts.protocol, variables, parts.val_split, batch_size, keep=keep, progress=watched
+                parts.protocol,
+                variables,
+                parts.val_split,
+                batch_size,
+                keep=keep,
+                num_threads=parts.options.data.num_threads,
+                progress=watched,
             )
         except CutShort as error:
             self._stop(str(error))

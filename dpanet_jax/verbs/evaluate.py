@@ -8,7 +8,14 @@ from absl import flags
 from dpanet_jax import hosts, paths
 from dpanet_jax.command_line import host_flags, join_hosts, require_flags, string_flag
 from dpanet_jax.errors import UsageError
-from dpanet_jax.verbs.shared import DATA_DIR, model_flags, protocol_flags, trained_for, with_progress
+from dpanet_jax.verbs.shared import (
+    DATA_DIR,
+    model_flags,
+    protocol_flags,
+    threads_flag,
+    trained_for,
+    with_progress,
+)
 
 if TYPE_CHECKING:
     from dpanet_jax.data.split import Split
@@ -30,6 +37,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     string_flag(values, "split", "none: the run's validation split")
     string_flag(values, "data_dir", DATA_DIR + "; none: the run's own")
     flags.DEFINE_integer("batch_size", None, "none: the run's own", lower_bound=1, flag_values=values)
+    threads_flag(values, "0: the run's own, or chosen from the cores")
     flags.DEFINE_boolean("per_image", False, "write a row an image, worst first", flag_values=values)
     words = "of Cityscapes: a folder or ZIP archive with *_instanceIds.png, for the iIoU"
     string_flag(values, "instances", words)
@@ -123,6 +131,7 @@ def run(values: flags.FlagValues) -> None:
             batch_size,
             observers=observers.all(),
             may_lack_labels=observers.submission is not None,
+            num_threads=values.num_threads or config.data.num_threads,
             progress=with_progress("batch"),
         )
     if hosts.index() > 0:

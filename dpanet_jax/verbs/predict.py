@@ -4,7 +4,7 @@ from absl import flags
 
 from dpanet_jax import paths
 from dpanet_jax.command_line import require_flags, string_flag
-from dpanet_jax.verbs.shared import model_flags, protocol_flags, trained_for, with_progress
+from dpanet_jax.verbs.shared import model_flags, protocol_flags, threads_flag, trained_for, with_progress
 
 WORDS = "segment images: --workdir=DIR --input=FILE_OR_FOLDER --output=FOLDER"
 
@@ -15,6 +15,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     protocol_flags(values)
     string_flag(values, "input", "an image or a video, or a folder of them")
     string_flag(values, "output", "a folder for ids/, color/ and overlay/")
+    threads_flag(values, "0: chosen from the cores")
     flags.DEFINE_boolean(
         "train_ids",
         False,
@@ -35,7 +36,13 @@ def run(values: flags.FlagValues) -> None:
     predict_lib.check_output(output, found)
     model = trained_for(values)
     predicted = predict_lib.predict_files(
-        model, found, output, progress=with_progress("image"), train_ids=values.train_ids, tell=message
+        model,
+        found,
+        output,
+        progress=with_progress("image"),
+        train_ids=values.train_ids,
+        tell=message,
+        num_threads=values.num_threads,
     )
     if predicted.images or predicted.videos:
         counts = {"image": predicted.images, "video": predicted.videos}

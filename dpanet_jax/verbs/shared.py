@@ -35,6 +35,13 @@ def protocol_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("window_batch", None, _WINDOW_BATCH, lower_bound=1, flag_values=values)
 
 
+def threads_flag(values: flags.FlagValues, none: str) -> None:
+    """Defines --num_threads; `none` says what 0 is."""
+    flags.DEFINE_integer(
+        "num_threads", 0, f"threads that read images; {none}", lower_bound=0, flag_values=values
+    )
+
+
 def trained(values: flags.FlagValues) -> "TrainedModel":
     """The model that `model_flags` choose. CheckpointError where there is none to load."""
     from dpanet_jax.evaluation.trained import load_trained

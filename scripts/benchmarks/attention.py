@@ -1,4 +1,4 @@
-"""SPA's core beside the non-local block that it replaces: the two modules alone, forward and backward."""
+"""SPA beside the non-local block that it replaces, forward and with gradients: modules and their cores."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from benchmarks import torch_settings
 from benchmarks.ways import Measurable
-from dpanet_jax.models.attention import NonLocal, SpatialPoolAttention
+from dpanet_jax.analysis.cost import count_products
+from dpanet_jax.models.attention import NonLocal, SpatialPoolAttention, attend
+from dpanet_jax.models.pooling import EVEN
 
 CHANNELS = 512
 MODULES = {"SPA": SpatialPoolAttention, "non-local": NonLocal}
@@ -24,6 +26,28 @@ def ours(name: str, size: int, backward: bool) -> Measurable:
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1)) if backward else module.apply)
     return Measurable(lambda: jax.block_until_ready(compiled(variables, x)))
+
+
+def core(name: str, size: int, backward: bool) -> Measurable:
+    """softmax(Q·Kᵀ)·V alone, on a map of `size` × `size`: SPA's and the non-local block's.
+
+    SPA has 512 channels and its pooled positions as keys, the block 256 channels and all positions.
+    """
+    positions = size**2
+    keys, channels = positions, NonLocal.channels
+    if name == "SPA":
+        keys, channels = sum(n * n for n in EVEN), CHANNELS
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), (1, length, channels)) / channels**0.25
+        for i, length in enumerate((positions, keys, keys))
+    )
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.sum(attend(q, k, v) ** 2)
+
+    function = jax.grad(loss, argnums=(0, 1, 2)) if backward else attend
+    compiled, flops = jax.jit(function), count_products(jax.make_jaxpr(function)(q, k, v).jaxpr)
+    return Measurable(lambda: jax.block_until_ready(compiled(q, k, v)), flops)
 
 
 def theirs(name: str, size: int, backward: bool, device: str) -> Measurable:

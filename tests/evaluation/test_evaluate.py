@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpanet_jax import hosts
+from dpanet_jax.data import pipeline
 from dpanet_jax.data.classes import Classes
 from dpanet_jax.evaluation.evaluate import evaluate
 from dpanet_jax.evaluation.protocols import make
@@ -76,3 +77,16 @@ def test_hosts_add_up_their_shares(name, threshold, monkeypatch):
         monkeypatch.setattr(hosts, "index", lambda index=index: index)
         matrix = evaluate(protocol, threshold.variables, split, 3).matrix
     np.testing.assert_array_equal(matrix.counts, expected)
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+def test_as_many_threads_read_as_are_asked_for(threshold, monkeypatch, asked):
+    started, options = [], pipeline.grain.ReadOptions
+    monkeypatch.setattr(pipeline.cores, "readers", lambda: 5)
+    monkeypatch.setattr(
+        pipeline.grain,
+        "ReadOptions",
+        lambda **given: started.append(given["num_threads"]) or options(**given),
+    )
+    evaluate(Whole(threshold()), threshold.variables, Split(), 2, num_threads=asked)
+    assert started == [asked or 5]

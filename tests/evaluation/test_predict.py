@@ -337,3 +337,16 @@ def test_warnings_are_left_as_they_are(model, tmp_path):
     before = list(warnings.filters)
     run(model, tmp_path / "in", tmp_path / "out")
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+def test_as_many_threads_read_as_are_asked_for(model, tmp_path, monkeypatch, asked):
+    """More than there are cores where it is said, and else what the cores allow."""
+    photo(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(predict.cores, "readers", lambda: 5)
+    started, pool = [], predict.concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(
+        predict.concurrent.futures, "ThreadPoolExecutor", lambda n: started.append(n) or pool(n)
+    )
+    assert run(model, tmp_path / "in", tmp_path / "out", num_threads=asked).images == 1
+    assert (asked or 5) in started

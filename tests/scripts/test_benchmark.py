@@ -199,6 +199,14 @@ def test_a_way_that_cannot_run_is_left_out_in_one_line() -> None:
     assert measure({"theirs": ways["theirs"]}, 1, 0.01, said.append) is None
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("name", "keys", "channels"), [("SPA", 325, 512), ("non-local", 64, 256)])
+def test_the_core_is_the_two_products(name: str, keys: int, channels: int, backward: bool) -> None:
+    core = attention.core(name, 8, backward)
+    core.case()
+    assert core.flops == 2 * 2 * 64 * keys * channels * (3 if backward else 1)
+
+
 def test_an_unknown_part_is_said() -> None:
     done = subprocess.run(
         [sys.executable, SCRIPTS / "benchmark", "--parts=trainig"], capture_output=True, text=True
