@@ -15,6 +15,11 @@ CHANNELS = 512
 MODULES = {"SPA": SpatialPoolAttention, "non-local": NonLocal}
 
 
+def gradient_bytes(size: int) -> int:
+    """What the non-local block's gradient on a map of `size` × `size` takes: four N × N arrays on either side."""
+    return 2 * 4 * 4 * size**4
+
+
 def ours(name: str, size: int, backward: bool) -> Measurable:
     """The module on one feature map of `size` × `size` × 512, float32."""
     module: Any = MODULES[name]()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -63,6 +64,12 @@ def table(peaks: list[Peak]) -> str:
 
 def _in_words(value: int | None) -> str:
     return "" if value is None else f"{value / 1e9:.2f} GB"
+
+
+def of_machine() -> int:
+    """Bytes of the first device's memory; of the host's where the device has none of its own."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return int(stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def resident_peak(case: Callable[[], object]) -> int:

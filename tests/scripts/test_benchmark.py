@@ -18,7 +18,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarks import attention, environment, files, limits, torch_settings  # noqa: E402
+from benchmarks import attention, environment, files, limits, memory, torch_settings  # noqa: E402
 from benchmarks.networks import NUM_CLASSES, Theirs, Work  # noqa: E402
 from benchmarks.report import Row, table  # noqa: E402
 from benchmarks.timing import Times, take_turns, turn  # noqa: E402
@@ -205,6 +205,21 @@ def test_the_core_is_the_two_products(name: str, keys: int, channels: int, backw
     core = attention.core(name, 8, backward)
     core.case()
     assert core.flops == 2 * 2 * 64 * keys * channels * (3 if backward else 1)
+
+
+def test_gradients_that_do_not_fit_are_said_and_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(SCRIPTS / "benchmark"))
+    benchmark = types.SimpleNamespace(
+        arguments=types.SimpleNamespace(map_sizes=[8]),
+        torch_device=None,
+        measured=lambda ways: None,
+    )
+    assert not list(script["Benchmark"].attention(benchmark)) and not capsys.readouterr().err
+    monkeypatch.setattr(memory, "of_machine", lambda: attention.gradient_bytes(8) - 1)
+    assert not list(script["Benchmark"].attention(benchmark))
+    assert capsys.readouterr().err.count("map of 8² needs more than the memory") == 1
 
 
 def test_an_unknown_part_is_said() -> None:
