@@ -16,7 +16,7 @@ MODULES = {"SPA": SpatialPoolAttention, "non-local": NonLocal}
 
 
 def gradient_bytes(size: int) -> int:
-    """What the non-local block's gradient on a map of `size` × `size` takes: four N × N arrays on either side."""
+    """What the non-local block's gradient on a map of `size`² takes: four N × N arrays on either side."""
     return 2 * 4 * 4 * size**4
 
 

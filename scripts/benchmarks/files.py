@@ -4,7 +4,9 @@ The images are street scenes that the project draws. The weights are random: no 
 """
 
 import contextlib
+import dataclasses
 import io
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from ml_collections import ConfigDict
+from PIL import Image, ImageOps
 
 from benchmarks import torch_settings
+from benchmarks.networks import Work
 from benchmarks.report import Row
-from benchmarks.timing import take_turns, turn
+from benchmarks.timing import Case, take_turns, turn
 from benchmarks.ways import Measurable, Measured, Way
 from dpanet_jax import config as config_lib
 from dpanet_jax.data import finder, pipeline
@@ -48,20 +52,25 @@ def draw(folder: Path, size: tuple[int, int], images: int) -> None:
     )
 
 
-def train(folder: Path, backbone: str) -> None:
-    """`folder`/run: a DPANet after one step on the scenes."""
-    config = config_lib.default_config()
+def config_of(work: Work, folder: Path) -> ConfigDict:
+    """That of a run that does the work on what `draw` left in a folder."""
+    config = work.config
     config.data.dataset, config.data.data_dir = "streets", str(folder / "data")
-    config.data.crop_size, config.data.base_size = (96, 96), SIZE[1]
-    config.model.backbone = backbone
-    config.training.steps, config.training.epochs, config.training.batch_size = 1, 0, BATCH
-    config.evaluation.batch_size, config.pictures = BATCH, 0
+    config.data.base_size, config.evaluation.batch_size = SIZE[1], BATCH
+    config.training.epochs, config.pictures = 0, 0
+    return config
+
+
+def train(folder: Path, work: Work) -> None:
+    """`folder`/run: the network of the work after one step on the scenes."""
+    config = config_of(dataclasses.replace(work, batch_size=BATCH, size=96), folder)
+    config.training.steps = 1
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         loop.train(config, folder / "run")
 
 
 def end_to_end(
-    backbone: str,
+    work: Work,
     images: int,
     torch_device: str | None,
     measured: Callable[[dict[str, Way]], Measured | None],
@@ -69,17 +78,17 @@ def end_to_end(
     """`evaluate` of a split and `predict` of a folder, with so many images of 480×360."""
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), SIZE, images)
-        train(Path(folder), backbone)
+        train(Path(folder), work)
         for part in ("evaluation", "prediction"):
             ways = {"ours": Way("files", "ours", {"part": part, "folder": folder})}
-            if torch_device and backbone.startswith("resnet"):
+            if torch_device and work.has_twin:
                 for channels_last in (False, True):
                     options = {"device": torch_device, "channels_last": channels_last}
                     name = "PyTorch channels_last" if channels_last else "PyTorch"
                     ways[name] = Way("files", "theirs", {"part": part, "folder": folder, **options})
             if found := measured(ways):
-                work = f"dpanet {backbone} float32, {images} PNGs of {SIZE[1]}×{SIZE[0]}"
-                yield Row(part, work, found.times, images, "images")
+                name = f"{work.network} {work.backbone} {work.dtype}, {images} PNGs of {SIZE[1]}×{SIZE[0]}"
+                yield Row(part, name, found.times, images, "images")
 
 
 def ours(part: str, folder: str) -> Measurable:
@@ -116,6 +125,7 @@ class TwinLoop:
         torch_settings.set_up(device)
         self.classes, self.device, self.folder = model.classes, device, folder
         options = config_lib.sections(model.config).model
+        self.dtype: str = options["dtype"]
         self.network: Any = twin.build(len(model.classes), **options)
         weights = {name: torch.from_numpy(np.array(x)) for name, x in to_state_dict(model.variables).items()}
         self.network.load_state_dict(weights)
@@ -138,7 +148,7 @@ class TwinLoop:
         from dpanet_jax.imagenet import MEAN, STD
 
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, STD))
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_settings.computing_in(self.dtype, self.device):
             for images, labels, names in self.loader:
                 x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
                 x = ((x - mean) / std).contiguous(memory_format=self.memory_format)
@@ -186,8 +196,11 @@ class Files:
         return image, np.array(Image.open(self.labels[i])), self.images[i].name
 
 
-def reading(images: int, rounds: int) -> Iterator[Row]:
-    """Training batches from the disk, by size, stored form, threads and worker processes."""
+def reading(images: int, rounds: int, with_torch: bool) -> Iterator[Row]:
+    """Training batches from the disk, by size, stored form, threads and worker processes.
+
+    PyTorch's `DataLoader` reads the same files, and has no threads: none but the one of the loop.
+    """
     for size in (SIZE, LARGE):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -196,7 +209,7 @@ def reading(images: int, rounds: int) -> Iterator[Row]:
             prepare("folder", folder / "data", source=folder / "jpeg", quiet=True)
             crop = (SIZE[0], SIZE[0]) if size == SIZE else (768, 768)
             augmentation = Augmentation(crop_size=crop, base_size=size[1])
-            for kind, dataset in (("PNG", "streets"), ("JPEG", "folder")):
+            for kind, dataset, source in (("PNG", "streets", "scenes"), ("JPEG", "folder", "jpeg")):
                 split = open_split(dataset, "train", folder / "data")
                 for threads, workers in ((1, 0), (2, 0), (4, 0), (1, 1), (1, 2)):
                     batches = pipeline.train_batches(
@@ -207,16 +220,62 @@ def reading(images: int, rounds: int) -> Iterator[Row]:
                         num_threads=threads,
                         num_workers=workers,
                     )
-
-                    def case(batches: Any = batches) -> None:
-                        for _ in range(4):
-                            next(batches)
-
+                    cases = {"ours": turn(_four(batches))}
+                    if with_torch and threads == 1:
+                        loader = crops(folder / source, augmentation, workers)
+                        cases["PyTorch"] = turn(_four(loader))
                     how = f"{workers} workers" if workers else f"{threads} threads"
                     work = f"{kind} {size[1]}×{size[0]}, crops {crop[1]}×{crop[0]}, {how}"
-                    times = take_turns({"ours": turn(case)}, rounds)
+                    times = take_turns(cases, rounds)
                     batches.close()
                     yield Row("input", work, times, 16, "images")
+
+
+def _four(batches: Iterator[Any]) -> Case:
+    def case() -> None:
+        for _ in range(4):
+            next(batches)
+
+    return case
+
+
+def crops(folder: Path, augmentation: Augmentation, workers: int) -> Iterator[Any]:
+    """Endless batches of 4 of a `DataLoader` with so many workers; see `Crops`."""
+    import torch
+
+    files = sorted((folder / "images" / "train").iterdir())
+    labels = [folder / "labels" / "train" / f"{file.stem}.png" for file in files]
+    dataset: Any = Crops(files, labels, augmentation)
+    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=10**6)
+    options: dict[str, Any] = {"multiprocessing_context": "spawn"} if workers else {}
+    loader: Any = torch.utils.data.DataLoader(dataset, 4, sampler=sampler, num_workers=workers, **options)
+    return iter(loader)
+
+
+class Crops:
+    """Random crops as PyTorch programs make them: an image is flipped, scaled whole, padded, and then cut."""
+
+    def __init__(self, files: list[Path], labels: list[Path], augmentation: Augmentation) -> None:
+        self.files, self.labels, self.augmentation = files, labels, augmentation
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        image: Image.Image = Image.open(self.files[i]).convert("RGB")
+        label: Image.Image = Image.open(self.labels[i])
+        (crop_h, crop_w), (low, high) = self.augmentation.crop_size, self.augmentation.scale_range
+        if random.random() < 0.5:
+            image, label = ImageOps.mirror(image), ImageOps.mirror(label)
+        scale = self.augmentation.base_size * random.uniform(low, high) / max(image.size)
+        width, height = (round(side * scale) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        label = label.resize((width, height), Image.Resampling.NEAREST)
+        border = (0, 0, max(0, crop_w - width), max(0, crop_h - height))
+        image, label = ImageOps.expand(image, border), ImageOps.expand(label, border, fill=255)
+        left, top = random.randint(0, image.width - crop_w), random.randint(0, image.height - crop_h)
+        box = (left, top, left + crop_w, top + crop_h)
+        return np.array(image.crop(box)), np.array(label.crop(box))
 
 
 def _as_jpeg(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks import torch_settings
 from benchmarks.ways import Measurable
@@ -48,16 +49,26 @@ class Work:
         return {"backbone": self.backbone, **NETWORKS[self.network]}
 
     @property
-    def sections(self) -> Sections:
-        """The config of a run that does this work."""
+    def config(self) -> ConfigDict:
+        """That of a run that does this work."""
         config = config_lib.default_config()
         config.data.crop_size = (self.size, self.size)
         config.model.dtype = self.dtype
         config.training.batch_size = self.batch_size
         for key, value in self.options.items():
             config.model[key] = value
-        config_lib.check_config(config)
-        return config_lib.sections(config)
+        return config
+
+    @property
+    def sections(self) -> Sections:
+        """The values of `config`."""
+        config_lib.check_config(self.config)
+        return config_lib.sections(self.config)
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether PyTorch's twin has this network: it has no ResNeSt."""
+        return self.backbone.startswith("resnet")
 
     def batch(self) -> dict[str, np.ndarray]:
         """Random images and labels, the same at every call."""
@@ -144,13 +155,16 @@ class Theirs:
         return ((x - mean) / std).contiguous(memory_format=self.memory_format)
 
     def _computing(self) -> Any:
-        import contextlib
+        return torch_settings.computing_in(self.work.dtype, self.device)
 
-        import torch
+    def optimizer(self) -> Any:
+        """PyTorch's SGD as the recipe has it."""
+        from dpanet_jax.interop import twin
 
-        if self.work.dtype == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device, dtype=getattr(torch, self.work.dtype))
+        options = self.sections.optimizer
+        return twin.sgd(
+            self.network, options.lr, options.momentum, options.weight_decay, options.head_lr_multiplier
+        )
 
     def training(self) -> Measurable:
         """One step of PyTorch's SGD, its batch put on the device and its loss waited for."""
@@ -158,10 +172,7 @@ class Theirs:
 
         from dpanet_jax.interop import twin
 
-        options = self.sections.optimizer
-        optimizer = twin.sgd(
-            self.network, options.lr, options.momentum, options.weight_decay, options.head_lr_multiplier
-        )
+        options, optimizer = self.sections.optimizer, self.optimizer()
         batch = self.work.batch()
         self.network.train()
         steps = iter(range(10**9))

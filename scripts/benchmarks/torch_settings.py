@@ -1,5 +1,7 @@
 """What PyTorch is set to before it is measured: its fastest, with the threads and the precision of JAX."""
 
+import contextlib
+
 import jax
 
 from dpanet_jax import cores
@@ -21,3 +23,12 @@ def set_up(device: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = device != "cpu"
+
+
+def computing_in(dtype: str, device: str) -> contextlib.AbstractContextManager[object]:
+    """Within it PyTorch computes in "float32", as it is, or "bfloat16", by autocast."""
+    import torch
+
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype=getattr(torch, dtype))
