@@ -65,6 +65,12 @@ def _run(argv: list[str]) -> None:
         verb.run(parse(argv[0], verb.WORDS, argv[1:], verb.define))
 
 
+def _is_compiling() -> bool:
+    """Whether a run failed while its step was being compiled, which nothing can interrupt."""
+    ahead = sys.modules.get("dpanet_jax.training.ahead")
+    return ahead is not None and ahead.is_busy()
+
+
 def _usage() -> str:
     lines = [f"  {verb:14}{module.WORDS}" for verb, module in VERBS.items()]
     return "\n".join(
@@ -81,4 +87,7 @@ def _usage() -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] and VERBS.get(sys.argv[1]) in (train, evaluate, predict):
         huge_pages.start_again_with_them()
-    sys.exit(main())
+    status = main()
+    if _is_compiling():
+        hosts.leave(status)
+    sys.exit(status)

@@ -1,32 +1,41 @@
-"""The program of the training step, written while the first weights are drawn."""
+"""The program of the training step, made while the first weights are drawn or a checkpoint is read."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from dpanet_jax.models.precision import computing_in
 from dpanet_jax.training.layout import Batch, Metrics, TrainStep
 from dpanet_jax.training.state import TrainState
 
+_begun: list["Future[None]"] = []
 
-def written_ahead(train_step: Any, state: TrainState, batch: Batch, dtype: Any) -> TrainStep:
-    """Begins to trace and lower what `jax.jit` returned, on a thread; the result is the same step.
+
+def made_ahead(train_step: Any, state: TrainState, batch: Batch, dtype: Any) -> TrainStep:
+    """Begins to trace and compile what `jax.jit` returned, on a thread; the result is the same step.
 
     state, batch: `jax.ShapeDtypeStruct`s of what the step will be called with. dtype: that of the network.
-    What fails there is raised by the first step, which waits for the thread. It does not compile: that
-    cannot be interrupted, and a run that stops before its first step would wait for it.
+    What fails there is raised by the first step, which waits for the thread. So does a process that ends
+    before its first step, unless it asks `is_busy`.
     """
 
-    def write() -> None:
+    def make() -> None:
         with computing_in(dtype):
-            train_step.lower(state, batch)
+            # A call with such arrays takes the program from here: JAX keeps what it lowered, compiled.
+            train_step.lower(state, batch).compile()
 
-    executor = ThreadPoolExecutor(1, "written_ahead")
-    written = executor.submit(write)
+    executor = ThreadPoolExecutor(1, "made_ahead")
+    made = executor.submit(make)
     executor.shutdown(wait=False)
+    _begun[:] = [*(each for each in _begun if not each.done()), made]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        written.result()
+        made.result()
         result: tuple[TrainState, Metrics] = train_step(state, batch)
         return result
 
     return step
+
+
+def is_busy() -> bool:
+    """Whether a step is still being made: the interpreter would wait for it, minutes for a large network."""
+    return any(not each.done() for each in _begun)

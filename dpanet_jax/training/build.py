@@ -21,7 +21,7 @@ from dpanet_jax.interop import torch as torch_weights
 from dpanet_jax.models.precision import param_dtype_for
 from dpanet_jax.models.segmenter import init_variables
 from dpanet_jax.training import layout, pictures
-from dpanet_jax.training.ahead import written_ahead
+from dpanet_jax.training.ahead import made_ahead
 from dpanet_jax.training.height import require_even_height
 from dpanet_jax.training.layout import Layout, TrainStep
 from dpanet_jax.training.losses import require_whole_batches
@@ -93,7 +93,7 @@ def build(config: ConfigDict, *, begins: bool = True, ahead: bool = False) -> Pa
     """The parts of the run that a config describes, on this process's and all devices.
 
     `begins` False is for a run that goes on from a checkpoint: its first weights are neither drawn nor read
-    from config.model.pretrained, and the initial state is zeros. `ahead` begins to write the step's program
+    from config.model.pretrained, and the initial state is zeros. `ahead` begins to make the step's program
     on a thread. Raises ConfigError where config and data set do not fit, DataError's family for the data set,
     and WeightsError.
     """
@@ -115,7 +115,7 @@ def build(config: ConfigDict, *, begins: bool = True, ahead: bool = False) -> Pa
     train_step = on_devices.compile(computed.train_step, shapes)
     if ahead and isinstance(on_devices, layout.Jit):
         laid = on_devices.laid(shapes, batch_shapes(training.batch_size, data.crop_size))
-        train_step = written_ahead(train_step, *laid, model.dtype)
+        train_step = made_ahead(train_step, *laid, model.dtype)
     if begins:
         state = TrainState.create(initial_variables(options, model), computed.optimizer, training)
     else:
