@@ -2,6 +2,8 @@
 
 import logging
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -72,6 +74,23 @@ def test_it_is_busy_until_it_is_made():
     assert ahead.is_busy()
     may_end.set()
     _wait_until(lambda: not ahead.is_busy())
+
+
+def test_the_command_does_not_wait_for_it():
+    """A verb ends while a step is made that takes an hour."""
+    code = """
+import runpy, sys, time
+import jax
+from dpanet_jax.training import ahead
+step = jax.jit(lambda state, batch: time.sleep(3600))
+ahead.made_ahead(step, jax.ShapeDtypeStruct((), "float32"), {}, "float32")
+sys.argv = ["dpanet_jax", VERB]
+runpy.run_module("dpanet_jax", run_name="__main__")
+"""
+    for verb, status, stream in (("--version", 0, "stdout"), ("trian", 2, "stderr")):
+        command = [sys.executable, "-c", code.replace("VERB", repr(verb))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == status and "dpanet_jax" in getattr(done, stream)
 
 
 def _wait_until(condition):
