@@ -220,14 +220,15 @@ def reading(images: int, rounds: int, with_torch: bool) -> Iterator[Row]:
                         num_threads=threads,
                         num_workers=workers,
                     )
-                    cases = {"ours": turn(_four(batches))}
+                    # Not in turns with PyTorch's: either would read ahead while the other is timed.
+                    times = take_turns({"ours": turn(_four(batches))}, rounds)
+                    batches.close()
                     if with_torch and threads == 1:
                         loader = crops(folder / source, augmentation, workers)
-                        cases["PyTorch"] = turn(_four(loader))
+                        times |= take_turns({"PyTorch": turn(_four(loader))}, rounds)
+                        del loader  # Its workers end.
                     how = f"{workers} workers" if workers else f"{threads} threads"
                     work = f"{kind} {size[1]}×{size[0]}, crops {crop[1]}×{crop[0]}, {how}"
-                    times = take_turns(cases, rounds)
-                    batches.close()
                     yield Row("input", work, times, 16, "images")
 
 

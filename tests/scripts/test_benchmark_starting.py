@@ -1,9 +1,11 @@
 """Starts, checkpoints and input of scripts/benchmark: each side does the work that the row names."""
 
 import dataclasses
+import functools
 import json
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,35 @@ def test_crops_of_image_and_label_are_the_same_window(size: tuple[int, int], tmp
         assert not image[~shown].any()
         assert np.mean((image[..., 0] > 100)[shown] == (ids[shown] == 200)) > 0.95
     assert padded and len({ids.tobytes() for _, ids in found}) > 5
+
+
+def test_neither_side_reads_ahead_while_the_other_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading: list[object] = []
+
+    class Batches:
+        def __init__(self) -> None:
+            self.number = object()
+            reading.append(self.number)
+
+        def __next__(self) -> None:
+            assert reading == [self.number]
+
+        def close(self) -> None:
+            if self.number in reading:
+                reading.remove(self.number)
+
+        __del__ = close
+
+    for name in ("draw", "_as_jpeg", "prepare", "open_split"):
+        monkeypatch.setattr(files, name, lambda *_, **__: None)
+    monkeypatch.setattr(files, "turn", lambda case: functools.partial(_once, case))
+    monkeypatch.setattr(files.pipeline, "train_batches", lambda *_, **__: Batches())
+    monkeypatch.setattr(files, "crops", lambda *_: Batches())
+    rows = list(files.reading(8, 2, with_torch=True))
+    assert len(rows) == 20 and not reading
+    assert {tuple(row.times) for row in rows} == {("ours",), ("ours", "PyTorch")}
+
+
+def _once(case: Callable[[], object]) -> float:
+    case()
+    return 1.0
