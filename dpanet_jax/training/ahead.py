@@ -15,7 +15,7 @@ def made_ahead(train_step: Any, state: TrainState, batch: Batch, dtype: Any) -> 
 
     state, batch: `jax.ShapeDtypeStruct`s of what the step will be called with. dtype: that of the network.
     What fails there is raised by the first step, which waits for the thread. So does a process that ends
-    before its first step, unless it asks `is_busy`.
+    before its first step, as a program of your own that calls `train`, unless it asks `is_busy`.
     """
 
     def make() -> None:
