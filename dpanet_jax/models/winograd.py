@@ -5,11 +5,14 @@ Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.
 over the channels makes of ⊙ a matrix product for each of a tile's 16 elements. A convolution of dilation δ
 is δ·δ convolutions of interleaved images. Axes: B batch, H and W of the image, T and S rows and columns of
 tiles, C channels of the input, O of the output, N = B·T·δ·S·δ tiles.
+
+To cut an image into tiles, and Bᵀ·B, are one sparse matrix for the rows and one for the columns; so are
+Aᵀ·A and to put the outputs together. The gradients take the same matrices transposed. Each is one pass over
+memory that XLA makes one kernel of, which keeps a network with many convolutions quick to compile.
 """
 
-from collections.abc import Sequence
-from functools import partial, reduce
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,92 +76,51 @@ def _backward(dilation: int, kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.A
 convolve.defvjp(_forward, _backward)
 
 
-class _Tiles:
-    """How an image (B, H, W, ·) is cut: `bands` of `rows` rows of tiles, T = bands · rows, and S columns."""
-
-    def __init__(self, x: jax.Array, dilation: int) -> None:
-        batch, self.height, self.width, channels = x.shape
-        self.batch, self.dilation = batch, dilation
-        count, self.columns = _tiles(self.height, dilation), _tiles(self.width, dilation)
-        size = 16 * batch * count * self.columns * dilation**2 * channels * x.dtype.itemsize
-        self.rows = -(-count // -(-size // _BAND_BYTES))
-        self.bands = -(-count // self.rows)
-
-    def inputs(self, x: jax.Array) -> jax.Array:
-        """With zeros around it, by halves of tiles: (B, T + 1, 2, δ, S + 1, 2, δ, C)."""
-        return self._halves(x, self.dilation, 1)
-
-    def outputs(self, y: jax.Array) -> jax.Array:
-        """By tiles of outputs: (B, T, 2, δ, S, 2, δ, O)."""
-        return self._halves(y, 0, 0)
-
-    def _halves(self, x: jax.Array, before: int, more: int) -> jax.Array:
-        rows, columns = self.bands * self.rows + more, self.columns + more
-        step = 2 * self.dilation
-        after = (rows * step - self.height - before, columns * step - self.width - before)
-        x = jnp.pad(x, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
-        return x.reshape(self.batch, rows, 2, self.dilation, columns, 2, self.dilation, x.shape[-1])
-
-    def image(self, halves: jax.Array, before: int = 0) -> jax.Array:
-        """The inverse of `inputs` and `outputs`: (B, H, W, ·), from so many pixels on."""
-        batch, rows, _, dilation, columns, _, _, channels = halves.shape
-        x = halves.reshape(batch, rows * 2 * dilation, columns * 2 * dilation, channels)
-        return x[:, before : before + self.height, before : before + self.width]
-
-    def elements(self, products: jax.Array) -> list[list[jax.Array]]:
-        """(16, N, ·) → 4×4 arrays (B, rows, δ, S, δ, ·)."""
-        shape = (4, 4, self.batch, self.rows, self.dilation, self.columns, self.dilation, products.shape[-1])
-        products = products.reshape(shape)
-        return [[products[i, j] for j in range(4)] for i in range(4)]
-
-
 def _by_tiles(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    tiles = _Tiles(x, dilation)
-    inputs, of_kernel = tiles.inputs(x), _transformed_kernel(kernel)
+    cut, of_kernel = _Cut.of(x, dilation), _transformed_kernel(kernel)
 
-    def band(first_row: Any) -> jax.Array:
-        part = jax.lax.dynamic_slice_in_dim(inputs, first_row, tiles.rows + 1, 1)
-        products = jnp.einsum("knc,kco->kno", _transformed_inputs(part), of_kernel)
-        y = _both_ways(_OUTPUT, tiles.elements(products))
-        return _join(y, 2)
+    def band(part: jax.Array) -> jax.Array:
+        products = jnp.einsum("knc,kco->kno", cut.inputs.tiles(part), of_kernel)
+        return cut.outputs.image(products)
 
-    if tiles.bands == 1:
-        return tiles.image(band(0))
-    y = jnp.moveaxis(jax.lax.map(band, tiles.rows * jnp.arange(tiles.bands)), 0, 1)
-    return tiles.image(y.reshape(tiles.batch, -1, *y.shape[3:]))
+    if cut.bands == 1:
+        return band(x)
+    padded = cut.padded(x)
+    y = jax.lax.map(lambda i: band(cut.of_band(padded, i)), jnp.arange(cut.bands))
+    y = jnp.moveaxis(y, 0, 1)
+    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, : x.shape[1]]
 
 
 def _gradients_by_tiles(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, dilation: int
 ) -> tuple[jax.Array, jax.Array]:
-    tiles = _Tiles(x, dilation)
-    inputs, outputs, of_kernel = tiles.inputs(x), tiles.outputs(dy), _transformed_kernel(kernel)
+    cut, of_kernel = _Cut.of(x, dilation), _transformed_kernel(kernel)
 
-    def band(of_product: Any, first_row: Any) -> tuple[jax.Array, jax.Array]:
-        part = jax.lax.dynamic_slice_in_dim(inputs, first_row, tiles.rows + 1, 1)
-        dy = jax.lax.dynamic_slice_in_dim(outputs, first_row, tiles.rows, 1)
-        quarters = [[dy[:, :, i, :, :, j] for j in range(2)] for i in range(2)]
-        dm = _stack(_both_ways(_OUTPUT.T, quarters))
-        du = jnp.einsum("knc,kno->kco", _transformed_inputs(part), dm)
+    def band(part: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dm = cut.outputs.transposed().tiles(dy)
+        du = jnp.einsum("knc,kno->kco", cut.inputs.tiles(part), dm)
         dv = jnp.einsum("kno,kco->knc", dm, of_kernel)
-        taps = _both_ways(_INPUT.T, tiles.elements(dv))
-        columns = [[_overlap(row[j], row[j + 2], 3) for j in range(2)] for row in taps]
-        halves = [[_overlap(columns[i][j], columns[i + 2][j], 1) for j in range(2)] for i in range(2)]
-        return of_product + du, _join(halves, 2)
+        return cut.inputs.transposed().image(dv), du
 
-    if tiles.bands == 1:
-        of_product, dx = band(0, 0)
+    def add_band(sums: tuple[jax.Array, jax.Array], i: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
+        dx, du = band(cut.of_band(padded[0], i), cut.of_band(padded[1], i, overlap=False))
+        # The last rows of a band are the next one's first.
+        of_rows = cut.of_band(sums[0], i) + dx
+        return (
+            jax.lax.dynamic_update_slice_in_dim(sums[0], of_rows, i * cut.band_rows, 1),
+            sums[1] + du,
+        ), None
+
+    if cut.bands == 1:
+        dx, du = band(x, dy)
     else:
-        zero = jnp.zeros(of_kernel.shape, of_kernel.dtype)
-        of_product, bands = jax.lax.scan(band, zero, tiles.rows * jnp.arange(tiles.bands))
-        # A band's last row of halves is the next one's first.
-        shape = (tiles.batch, tiles.bands * tiles.rows, *bands.shape[3:])
-        dx = jnp.moveaxis(bands[:, :, :-1], 0, 1).reshape(shape)
-        dx = jnp.pad(dx, [(0, 0), (0, 1)] + [(0, 0)] * (dx.ndim - 2))
-        dx = dx.at[:, tiles.rows :: tiles.rows].add(jnp.moveaxis(bands[:, :, -1], 0, 1))
-    dkernel = jnp.matmul(_KERNEL_2D.T, of_product.reshape(16, -1))
-    # Else XLA adds up the overlaps anew wherever the gradient is read.
-    return jax.lax.optimization_barrier((tiles.image(dx, dilation), dkernel.reshape(kernel.shape)))
+        padded = cut.padded(x), cut.padded(dy, before=0)
+        zeros = jnp.zeros_like(padded[0]), jnp.zeros_like(of_kernel)
+        (dx, du), _ = jax.lax.scan(add_band, zeros, jnp.arange(cut.bands))
+        dx = dx[:, dilation : dilation + x.shape[1]]
+    dkernel = jnp.matmul(_KERNEL_2D.T, du.reshape(16, -1))
+    # Else XLA computes the gradient anew wherever it is read.
+    return jax.lax.optimization_barrier((dx, dkernel.reshape(kernel.shape)))
 
 
 def _tiles(length: int, dilation: int) -> int:
@@ -170,49 +132,101 @@ def _transformed_kernel(kernel: jax.Array) -> jax.Array:
     return jnp.matmul(_KERNEL_2D, kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
 
 
-def _transformed_inputs(halves: jax.Array) -> jax.Array:
-    """Bᵀ d B of `_Tiles.inputs` or some rows of it: (16, N, C)."""
-    rows, columns = halves.shape[1] - 1, halves.shape[4] - 1
+class _Transform(NamedTuple):
+    """A matrix for the rows, another for the columns of an image: between it and its tiles' elements."""
 
-    def tap(i: int, j: int) -> jax.Array:
-        row, column = i // 2, j // 2
-        return halves[:, row : row + rows, i % 2, :, column : column + columns, j % 2]
+    rows: np.ndarray
+    columns: np.ndarray
 
-    return _stack(_both_ways(_INPUT, [[tap(i, j) for j in range(4)] for i in range(4)]))
+    def transposed(self) -> "_Transform":
+        return _Transform(self.rows.T, self.columns.T)
 
+    def tiles(self, image: jax.Array) -> jax.Array:
+        """(B, H, W, ·) → (16, N, ·), by matrices (4·T·δ, H) and (4·S·δ, W)."""
+        elements = self._applied(image)
+        batch, rows, columns, channels = elements.shape
+        elements = elements.reshape(batch, 4, rows // 4, 4, columns // 4, channels)
+        return elements.transpose(1, 3, 0, 2, 4, 5).reshape(16, -1, channels)
 
-def _both_ways(matrix: np.ndarray, grid: Sequence[Sequence[jax.Array]]) -> list[list[jax.Array]]:
-    """M · grid · Mᵀ, of a grid of arrays."""
-    columns = [_combined(matrix, column) for column in zip(*grid, strict=True)]
-    return [_combined(matrix, row) for row in zip(*columns, strict=True)]
+    def image(self, products: jax.Array) -> jax.Array:
+        """(16, N, ·) → (B, H, W, ·), by matrices (H, 4·T·δ) and (W, 4·S·δ)."""
+        rows, columns, channels = self.rows.shape[1], self.columns.shape[1], products.shape[-1]
+        elements = products.reshape(4, 4, -1, rows // 4, columns // 4, channels)
+        return self._applied(elements.transpose(2, 0, 3, 1, 4, 5).reshape(-1, rows, columns, channels))
 
-
-def _combined(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
-    """Each row of a matrix of 1, 0 and −1 times the parts."""
-    sums = []
-    for row in matrix:
-        terms = [
-            part if factor > 0 else jax.lax.neg(part)
-            for factor, part in zip(row, parts, strict=True)
-            if factor
-        ]
-        sums.append(reduce(jax.lax.add, terms))
-    return sums
+    def _applied(self, x: jax.Array) -> jax.Array:
+        return _product(self.columns, _product(self.rows, x, 1), 2)
 
 
-def _stack(grid: list[list[jax.Array]]) -> jax.Array:
-    """4×4 arrays (B, T, δ, S, δ, ·) → (16, N, ·)."""
-    stacked = jnp.stack([part for row in grid for part in row])
-    return stacked.reshape(16, -1, stacked.shape[-1])
+class _Cut(NamedTuple):
+    """How the rows of an image are cut: into `bands` bands of `band_rows` rows, and how one becomes tiles."""
+
+    inputs: _Transform
+    outputs: _Transform
+    dilation: int
+    bands: int
+    band_rows: int
+
+    @classmethod
+    def of(cls, x: jax.Array, dilation: int) -> "_Cut":
+        batch, height, width, channels = x.shape
+        count, columns = _tiles(height, dilation), _tiles(width, dilation)
+        size = 16 * batch * count * columns * dilation**2 * channels * x.dtype.itemsize
+        rows = -(-count // -(-size // _BAND_BYTES))
+        bands = -(-count // rows)
+        band_rows = rows * 2 * dilation
+        if bands == 1:
+            of_rows = _cut(rows, dilation, height, dilation), _put_together(rows, dilation, height)
+        else:
+            # A band has zeros, or its neighbours' rows, before and after it.
+            whole = band_rows + 2 * dilation
+            of_rows = _cut(rows, dilation, whole, 0), _put_together(rows, dilation, band_rows)
+        of_columns = _cut(columns, dilation, width, dilation), _put_together(columns, dilation, width)
+        inputs, outputs = (_Transform(*pair) for pair in zip(of_rows, of_columns, strict=True))
+        return cls(inputs, outputs, dilation, bands, band_rows)
+
+    def padded(self, x: jax.Array, before: int | None = None) -> jax.Array:
+        """With zeros before its rows, δ if not said, and after them: all bands and 2δ rows."""
+        before = self.dilation if before is None else before
+        after = self.bands * self.band_rows + 2 * self.dilation - before - x.shape[1]
+        return jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0)))
+
+    def of_band(self, padded: jax.Array, i: Any, overlap: bool = True) -> jax.Array:
+        """The rows of band i, and where they overlap the next one's first 2δ."""
+        length = self.band_rows + (2 * self.dilation if overlap else 0)
+        return jax.lax.dynamic_slice_in_dim(padded, i * self.band_rows, length, 1)
 
 
-def _join(grid: list[list[jax.Array]], axis: int) -> jax.Array:
-    """2×2 arrays (B, T, δ, S, δ, ·) → (B, T, 2, δ, S, 2, δ, ·)."""
-    return jnp.stack([jnp.stack(row, axis + 2) for row in grid], axis)
+@cache
+def _cut(count: int, dilation: int, length: int, before: int) -> np.ndarray:
+    """(4·count·δ, length): a line of pixels to Bᵀ of its tiles, which begin so many pixels before it."""
+    halves = np.zeros((4, count, 2 * count + 2))
+    for tile in range(count):
+        halves[:, tile, 2 * tile : 2 * tile + 4] = _INPUT
+    matrix = np.kron(halves.reshape(4 * count, -1), np.eye(dilation))
+    return matrix[:, before : before + length]
 
 
-def _overlap(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
-    """The sum of the two, the second one further by one."""
-    pads = [[(0, 0)] * first.ndim for _ in range(2)]
-    pads[0][axis], pads[1][axis] = (0, 1), (1, 0)
-    return jnp.pad(first, pads[0]) + jnp.pad(second, pads[1])
+@cache
+def _put_together(count: int, dilation: int, length: int) -> np.ndarray:
+    """(length, 4·count·δ): the elements of a line of tiles to Aᵀ of them, side by side."""
+    halves = np.zeros((2 * count, 4, count))
+    for tile in range(count):
+        halves[2 * tile : 2 * tile + 2, :, tile] = _OUTPUT
+    return np.kron(halves.reshape(2 * count, -1), np.eye(dilation))[:length]
+
+
+def _product(matrix: np.ndarray, x: jax.Array, axis: int) -> jax.Array:
+    """matrix · x along an axis of x, which is read only where the matrix is not zero."""
+    present = matrix != 0
+    places = np.argsort(~present, axis=1, kind="stable")[:, : present.sum(1).max()]
+    factors = np.take_along_axis(matrix, places, 1)
+    # A row of fewer elements reads its first one again, so that what is not finite spreads no further.
+    places = np.where(factors, places, places[:, :1])
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    terms = [
+        jnp.take(x, place, axis, mode="clip") * factor.astype(x.dtype).reshape(shape)
+        for place, factor in zip(places.T, factors.T, strict=True)
+    ]
+    return sum(terms[1:], terms[0])

@@ -70,11 +70,12 @@ def test_the_output_and_both_gradients(size, dilation, band_bytes, monkeypatch):
 
 def test_bands_are_as_many_as_said():
     x = jnp.zeros((2, 10, 6, 3))
-    assert winograd._Tiles(x, 1).bands == 1
+    assert winograd._Cut.of(x, 1).bands == 1
     size = 16 * 2 * 5 * 3 * 3 * 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "_BAND_BYTES", size // 3 + 1)
-        assert (winograd._Tiles(x, 1).bands, winograd._Tiles(x, 1).rows) == (3, 2)
+        cut = winograd._Cut.of(x, 1)
+    assert (cut.bands, cut.band_rows) == (3, 4)
 
 
 def arrays(x=(2, 24, 24, 256), kernel=(3, 3, 256, 128), dtype="float32"):
