@@ -11,7 +11,7 @@ Aᵀ·A and to put the outputs together. The gradients take the same matrices tr
 memory that XLA makes one kernel of, which keeps a network with many convolutions quick to compile.
 """
 
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -77,16 +77,16 @@ convolve.defvjp(_forward, _backward)
 
 
 def _by_tiles(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    cut, of_kernel = _Cut.of(x, dilation), _transformed_kernel(kernel)
+    bands, of_kernel = _Bands.of(x, dilation), _transformed_kernel(kernel)
 
     def band(part: jax.Array) -> jax.Array:
-        products = jnp.einsum("knc,kco->kno", cut.inputs.tiles(part), of_kernel)
-        return cut.outputs.image(products)
+        products = jnp.einsum("knc,kco->kno", bands.inputs.tiles(part), of_kernel)
+        return bands.outputs.image(products)
 
-    if cut.bands == 1:
+    if bands.number == 1:
         return band(x)
-    padded = cut.padded(x)
-    y = jax.lax.map(lambda i: band(cut.of_band(padded, i)), jnp.arange(cut.bands))
+    padded = bands.padded(x, dilation)
+    y = jax.lax.map(lambda i: band(bands.with_border(padded, i)), jnp.arange(bands.number))
     y = jnp.moveaxis(y, 0, 1)
     return y.reshape(y.shape[0], -1, *y.shape[3:])[:, : x.shape[1]]
 
@@ -94,29 +94,28 @@ def _by_tiles(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 def _gradients_by_tiles(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, dilation: int
 ) -> tuple[jax.Array, jax.Array]:
-    cut, of_kernel = _Cut.of(x, dilation), _transformed_kernel(kernel)
+    bands, of_kernel = _Bands.of(x, dilation), _transformed_kernel(kernel)
 
     def band(part: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dm = cut.outputs.transposed().tiles(dy)
-        du = jnp.einsum("knc,kno->kco", cut.inputs.tiles(part), dm)
+        dm = bands.outputs.transposed().tiles(dy)
+        du = jnp.einsum("knc,kno->kco", bands.inputs.tiles(part), dm)
         dv = jnp.einsum("kno,kco->knc", dm, of_kernel)
-        return cut.inputs.transposed().image(dv), du
+        return bands.inputs.transposed().image(dv), du
 
-    def add_band(sums: tuple[jax.Array, jax.Array], i: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
-        dx, du = band(cut.of_band(padded[0], i), cut.of_band(padded[1], i, overlap=False))
-        # The last rows of a band are the next one's first.
-        of_rows = cut.of_band(sums[0], i) + dx
-        return (
-            jax.lax.dynamic_update_slice_in_dim(sums[0], of_rows, i * cut.band_rows, 1),
-            sums[1] + du,
-        ), None
-
-    if cut.bands == 1:
+    if bands.number == 1:
         dx, du = band(x, dy)
     else:
-        padded = cut.padded(x), cut.padded(dy, before=0)
-        zeros = jnp.zeros_like(padded[0]), jnp.zeros_like(of_kernel)
-        (dx, du), _ = jax.lax.scan(add_band, zeros, jnp.arange(cut.bands))
+        padded_x, padded_dy = bands.padded(x, dilation), bands.padded(dy, 0)
+
+        def add(sums: tuple[jax.Array, jax.Array], i: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
+            of_image, of_product = band(bands.with_border(padded_x, i), bands.own(padded_dy, i))
+            # A band's border is of its neighbours too.
+            rows = bands.with_border(sums[0], i) + of_image
+            dx = jax.lax.dynamic_update_slice_in_dim(sums[0], rows, i * bands.rows, 1)
+            return (dx, sums[1] + of_product), None
+
+        zeros = jnp.zeros_like(padded_x), jnp.zeros_like(of_kernel)
+        (dx, du), _ = jax.lax.scan(add, zeros, jnp.arange(bands.number))
         dx = dx[:, dilation : dilation + x.shape[1]]
     dkernel = jnp.matmul(_KERNEL_2D.T, du.reshape(16, -1))
     # Else XLA computes the gradient anew wherever it is read.
@@ -158,58 +157,63 @@ class _Transform(NamedTuple):
         return _product(self.columns, _product(self.rows, x, 1), 2)
 
 
-class _Cut(NamedTuple):
-    """How the rows of an image are cut: into `bands` bands of `band_rows` rows, and how one becomes tiles."""
+class _Bands(NamedTuple):
+    """How an image's rows are cut into `number` bands of `rows` rows, and how one becomes tiles and outputs.
+
+    A single band is the image as it is. Else each has δ rows more before and after it: its border.
+    """
 
     inputs: _Transform
     outputs: _Transform
     dilation: int
-    bands: int
-    band_rows: int
+    number: int
+    rows: int
 
     @classmethod
-    def of(cls, x: jax.Array, dilation: int) -> "_Cut":
+    def of(cls, x: jax.Array, dilation: int) -> "_Bands":
         batch, height, width, channels = x.shape
-        count, columns = _tiles(height, dilation), _tiles(width, dilation)
-        size = 16 * batch * count * columns * dilation**2 * channels * x.dtype.itemsize
-        rows = -(-count // -(-size // _BAND_BYTES))
-        bands = -(-count // rows)
-        band_rows = rows * 2 * dilation
-        if bands == 1:
-            of_rows = _cut(rows, dilation, height, dilation), _put_together(rows, dilation, height)
+        tiles, columns = _tiles(height, dilation), _tiles(width, dilation)
+        size = 16 * batch * tiles * columns * dilation**2 * channels * x.dtype.itemsize
+        of_band = -(-tiles // -(-size // _BAND_BYTES))
+        number, rows = -(-tiles // of_band), of_band * 2 * dilation
+        if number == 1:
+            of_rows = _input_matrix(of_band, dilation, height), _output_matrix(of_band, dilation, height)
         else:
-            # A band has zeros, or its neighbours' rows, before and after it.
-            whole = band_rows + 2 * dilation
-            of_rows = _cut(rows, dilation, whole, 0), _put_together(rows, dilation, band_rows)
-        of_columns = _cut(columns, dilation, width, dilation), _put_together(columns, dilation, width)
+            inside = _input_matrix(of_band, dilation, rows + 2 * dilation, border=True)
+            of_rows = inside, _output_matrix(of_band, dilation, rows)
+        of_columns = _input_matrix(columns, dilation, width), _output_matrix(columns, dilation, width)
         inputs, outputs = (_Transform(*pair) for pair in zip(of_rows, of_columns, strict=True))
-        return cls(inputs, outputs, dilation, bands, band_rows)
+        return cls(inputs, outputs, dilation, number, rows)
 
-    def padded(self, x: jax.Array, before: int | None = None) -> jax.Array:
-        """With zeros before its rows, δ if not said, and after them: all bands and 2δ rows."""
-        before = self.dilation if before is None else before
-        after = self.bands * self.band_rows + 2 * self.dilation - before - x.shape[1]
+    def padded(self, x: jax.Array, before: int) -> jax.Array:
+        """With so many rows of zeros before it, and after it up to the end of the last band's border."""
+        after = self.number * self.rows + 2 * self.dilation - before - x.shape[1]
         return jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0)))
 
-    def of_band(self, padded: jax.Array, i: Any, overlap: bool = True) -> jax.Array:
-        """The rows of band i, and where they overlap the next one's first 2δ."""
-        length = self.band_rows + (2 * self.dilation if overlap else 0)
-        return jax.lax.dynamic_slice_in_dim(padded, i * self.band_rows, length, 1)
+    def with_border(self, padded: jax.Array, i: Any) -> jax.Array:
+        """Band i and its border, of an image that begins with δ rows of zeros."""
+        return jax.lax.dynamic_slice_in_dim(padded, i * self.rows, self.rows + 2 * self.dilation, 1)
+
+    def own(self, padded: jax.Array, i: Any) -> jax.Array:
+        """Band i alone, of an image that begins with no zeros."""
+        return jax.lax.dynamic_slice_in_dim(padded, i * self.rows, self.rows, 1)
 
 
-@cache
-def _cut(count: int, dilation: int, length: int, before: int) -> np.ndarray:
-    """(4·count·δ, length): a line of pixels to Bᵀ of its tiles, which begin so many pixels before it."""
+def _input_matrix(count: int, dilation: int, length: int, border: bool = False) -> np.ndarray:
+    """(4·count·δ, length): pixels of a line → Bᵀ of its tiles. The δ pixels before and after it are 0.
+
+    With `border` they are given: the line begins with them.
+    """
     halves = np.zeros((4, count, 2 * count + 2))
     for tile in range(count):
         halves[:, tile, 2 * tile : 2 * tile + 4] = _INPUT
     matrix = np.kron(halves.reshape(4 * count, -1), np.eye(dilation))
+    before = 0 if border else dilation
     return matrix[:, before : before + length]
 
 
-@cache
-def _put_together(count: int, dilation: int, length: int) -> np.ndarray:
-    """(length, 4·count·δ): the elements of a line of tiles to Aᵀ of them, side by side."""
+def _output_matrix(count: int, dilation: int, length: int) -> np.ndarray:
+    """(length, 4·count·δ): elements of a line of tiles → Aᵀ of them, its pixels."""
     halves = np.zeros((2 * count, 4, count))
     for tile in range(count):
         halves[2 * tile : 2 * tile + 2, :, tile] = _OUTPUT
@@ -221,12 +225,13 @@ def _product(matrix: np.ndarray, x: jax.Array, axis: int) -> jax.Array:
     present = matrix != 0
     places = np.argsort(~present, axis=1, kind="stable")[:, : present.sum(1).max()]
     factors = np.take_along_axis(matrix, places, 1)
-    # A row of fewer elements reads its first one again, so that what is not finite spreads no further.
-    places = np.where(factors, places, places[:, :1])
     shape = [1] * x.ndim
     shape[axis] = -1
-    terms = [
-        jnp.take(x, place, axis, mode="clip") * factor.astype(x.dtype).reshape(shape)
-        for place, factor in zip(places.T, factors.T, strict=True)
-    ]
+
+    def term(place: np.ndarray, factor: np.ndarray) -> jax.Array:
+        read = jnp.take(x, place, axis, mode="clip") * factor.astype(x.dtype).reshape(shape)
+        # A row of fewer elements than others: zero times what is not finite would not be zero.
+        return read if factor.all() else jnp.where(factor.reshape(shape) != 0, read, 0)
+
+    terms = [term(*pair) for pair in zip(places.T, factors.T, strict=True)]
     return sum(terms[1:], terms[0])

@@ -42,7 +42,7 @@ def case(height, width, channels=3, features=5):
         ((9, 8), 2, 2**28),
         ((3, 17), 4, 2**28),
         # Three bands of two rows of tiles, where the image has five; and bands of one.
-        ((10, 6), 1, 2**12 * 3),
+        ((10, 6), 1, 2**11),
         ((13, 9), 2, 1),
     ],
 )
@@ -70,12 +70,24 @@ def test_the_output_and_both_gradients(size, dilation, band_bytes, monkeypatch):
 
 def test_bands_are_as_many_as_said():
     x = jnp.zeros((2, 10, 6, 3))
-    assert winograd._Cut.of(x, 1).bands == 1
+    assert winograd._Bands.of(x, 1).number == 1
     size = 16 * 2 * 5 * 3 * 3 * 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "_BAND_BYTES", size // 3 + 1)
-        cut = winograd._Cut.of(x, 1)
-    assert (cut.bands, cut.band_rows) == (3, 4)
+        bands = winograd._Bands.of(x, 1)
+    assert (bands.number, bands.rows) == (3, 4)
+
+
+def test_what_is_not_finite_stays_in_its_interleaved_image():
+    """As in the sum: of a dilated convolution no output reads the rows and columns between its own."""
+    x, kernel, dy = case(9, 8)
+    x, dy = x.at[:, 0, 0].set(jnp.inf), dy.at[:, 0, 0].set(jnp.nan)
+    y, gradients = jax.vjp(jax.jit(partial(winograd.convolve, dilation=2)), x, kernel)
+    for found in (y, gradients(dy)[0]):
+        is_finite = np.isfinite(found).all((0, 3))
+        assert not is_finite[0, 0]
+        assert is_finite[1::2].all()
+        assert is_finite[:, 1::2].all()
 
 
 def arrays(x=(2, 24, 24, 256), kernel=(3, 3, 256, 128), dtype="float32"):
