@@ -147,12 +147,14 @@ class Conv(nn.Module):
                 feature_group_count=self.groups,
             )
         inputs, kernels = (jnp.split(part, self.groups, axis=-1) for part in (x, kernel))
-        pairs = list(zip(inputs, kernels, strict=True))
-        if self.stride == 1 and winograd.pays(*pairs[0], dilation):
+        if self.stride == 1 and winograd.pays(inputs[0], kernels[0], dilation):
+            whole: Any = self.get_variable(winograd.COLLECTION, "kernel")
+            transformed = [None] * self.groups if whole is None else jnp.split(whole, self.groups, axis=-1)
             convolve = partial(_convolve_by_tiles, dilation=dilation)
+            parts = map(convolve, inputs, kernels, transformed)
         else:
-            convolve = partial(_convolve, stride=self.stride, dilation=dilation)
-        return jnp.concatenate([convolve(*pair) for pair in pairs], axis=-1)
+            parts = map(partial(_convolve, stride=self.stride, dilation=dilation), inputs, kernels)
+        return jnp.concatenate(list(parts), axis=-1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from dpanet_jax.models import convolution
 
@@ -24,6 +25,9 @@ _INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])  
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G
 _OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])  # Aᵀ
 _KERNEL_2D = np.kron(_KERNEL, _KERNEL).astype(np.float32)  # of a kernel's 9 elements in a row
+
+# The collection of variables that `with_transformed_kernels` adds: at a kernel's path, what it becomes.
+COLLECTION = "winograd"
 
 # Below, what is saved does not pay for the transforms.
 _LEAST_CHANNELS = 128
@@ -42,44 +46,62 @@ def pays(x: Any, kernel: Any, dilation: int) -> bool:
     batch, height, width, channels = x.shape
     padded = [2 * dilation * _tiles(length, dilation) for length in (height, width)]
     return (
-        x.dtype == kernel.dtype == jnp.float32
-        and kernel.shape[:2] == (3, 3)
+        x.dtype == jnp.float32
+        and _suits(kernel)
         and kernel.shape[2] == channels
-        and min(kernel.shape[2:]) >= _LEAST_CHANNELS
         and batch * height * width >= _LEAST_POSITIONS
         and padded[0] * padded[1] <= _MOST_PADDING * height * width
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+def _suits(kernel: Any) -> bool:
+    of_size = kernel.ndim == 4 and kernel.shape[:2] == (3, 3) and min(kernel.shape[2:]) >= _LEAST_CHANNELS
+    return of_size and kernel.dtype == jnp.float32
+
+
+def with_transformed_kernels(variables: dict[str, Any]) -> dict[str, Any]:
+    """A network's variables and, in `COLLECTION`, G g Gᵀ (16, C, O) of each kernel that may be used by tiles.
+
+    For inference on a CPU, where the kernels stay the same: else each call transforms them anew, which takes
+    up to a tenth of its time. They need 16/9 of the kernels' memory beside them.
+    """
+    kernels = traverse_util.flatten_dict(variables.get("params", {}))
+    transformed = {path: _transformed_kernel(kernel) for path, kernel in kernels.items() if _suits(kernel)}
+    return {**variables, COLLECTION: traverse_util.unflatten_dict(transformed)}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def convolve(x: jax.Array, kernel: jax.Array, transformed: jax.Array | None, dilation: int) -> jax.Array:
     """The convolution padded by its dilation: (B, H, W, C), (3, 3, C, O) → (B, H, W, O).
 
     On a CPU by tiles, elsewhere as XLA does it. Rounding differs from the plain sum's by a few ulps of the
-    largest value.
+    largest value. `transformed` is G g Gᵀ where it is known; the gradient is of `kernel` in either case.
     """
-    by_tiles = partial(_by_tiles, dilation=dilation)
+    by_tiles = partial(_by_tiles, transformed=transformed, dilation=dilation)
     plain = partial(convolution.plain, stride=1, dilation=dilation)
     return jax.lax.platform_dependent(x, kernel, cpu=by_tiles, default=plain)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, Any]:
-    return convolve(x, kernel, dilation), (x, kernel)
+def _forward(
+    x: jax.Array, kernel: jax.Array, transformed: jax.Array | None, dilation: int
+) -> tuple[jax.Array, Any]:
+    return convolve(x, kernel, transformed, dilation), (x, kernel)
 
 
-def _backward(dilation: int, kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(dilation: int, kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     by_tiles = partial(_gradients_by_tiles, dilation=dilation)
     plain = partial(convolution.plain_gradients, stride=1, dilation=dilation)
-    return jax.lax.platform_dependent(*kept, dy, cpu=by_tiles, default=plain)
+    return *jax.lax.platform_dependent(*kept, dy, cpu=by_tiles, default=plain), None
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def _by_tiles(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+def _by_tiles(x: jax.Array, kernel: jax.Array, transformed: jax.Array | None, dilation: int) -> jax.Array:
     # Else XLA computes what is cheap before it, as batch norm, for each of the 16 tiles' elements anew.
     x = jax.lax.optimization_barrier(x)
-    bands, of_kernel = _Bands.of(x, dilation), _transformed_kernel(kernel)
+    bands = _Bands.of(x, dilation)
+    of_kernel = _transformed_kernel(kernel) if transformed is None else transformed
 
     def band(part: jax.Array) -> jax.Array:
         products = jnp.einsum("knc,kco->kno", bands.inputs.tiles(part), of_kernel)
@@ -128,6 +150,7 @@ def _tiles(length: int, dilation: int) -> int:
     return -(-length // (2 * dilation))
 
 
+@jax.jit
 def _transformed_kernel(kernel: jax.Array) -> jax.Array:
     """G g Gᵀ: (16, C, O). As one product it is a single pass over memory."""
     return jnp.matmul(_KERNEL_2D, kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])

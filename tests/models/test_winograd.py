@@ -26,6 +26,13 @@ def written_out(x, kernel, dilation):
     return y
 
 
+def transformed(kernel):
+    """G g Gᵀ by Lavin and Gray's equation 9: (3, 3, C, O) → (16, C, O)."""
+    g = np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]])
+    whole = np.einsum("ai,bj,ijco->abco", g, g, np.asarray(kernel, np.float64))
+    return jnp.asarray(whole.reshape(16, *kernel.shape[2:]), jnp.float32)
+
+
 def case(height, width, channels=3, features=5):
     rng = np.random.default_rng(height * width)
     x = rng.standard_normal((2, height, width, channels), np.float32)
@@ -34,6 +41,7 @@ def case(height, width, channels=3, features=5):
     return jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(dy)
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize(
     ("size", "dilation", "band_bytes"),
     [
@@ -46,16 +54,17 @@ def case(height, width, channels=3, features=5):
         ((13, 9), 2, 1),
     ],
 )
-def test_the_output_and_both_gradients(size, dilation, band_bytes, monkeypatch):
+def test_the_output_and_both_gradients(size, dilation, band_bytes, known, monkeypatch):
+    """A transformed kernel that is known is used for the output; the gradient is the kernel's all the same."""
     monkeypatch.setattr(winograd, "_BAND_BYTES", band_bytes)
     x, kernel, dy = case(*size)
 
     @jax.jit
-    def both(x, kernel, dy):
-        y, gradients = jax.vjp(partial(winograd.convolve, dilation=dilation), x, kernel)
+    def both(x, kernel, of_kernel, dy):
+        y, gradients = jax.vjp(lambda *of: winograd.convolve(*of, of_kernel, dilation), x, kernel)
         return y, *gradients(dy)
 
-    y, dx, dkernel = both(x, kernel, dy)
+    y, dx, dkernel = both(x, kernel, transformed(kernel) if known else None, dy)
     np.testing.assert_allclose(y, written_out(x, kernel, dilation), rtol=0, atol=3e-5)
     # The gradient of the input is the convolution of dy with the kernel turned around.
     turned = np.asarray(kernel)[::-1, ::-1].swapaxes(2, 3)
@@ -82,7 +91,8 @@ def test_what_is_not_finite_stays_in_its_interleaved_image():
     """As in the sum: of a dilated convolution no output reads the rows and columns between its own."""
     x, kernel, dy = case(9, 8)
     x, dy = x.at[:, 0, 0].set(jnp.inf), dy.at[:, 0, 0].set(jnp.nan)
-    y, gradients = jax.vjp(jax.jit(partial(winograd.convolve, dilation=2)), x, kernel)
+    convolve = jax.jit(partial(winograd.convolve, transformed=None, dilation=2))
+    y, gradients = jax.vjp(convolve, x, kernel)
     for found in (y, gradients(dy)[0]):
         is_finite = np.isfinite(found).all((0, 3))
         assert not is_finite[0, 0]
@@ -129,3 +139,36 @@ def test_a_layer_takes_it_and_counts_as_before(dilation, groups):
     assert "dot_general" not in counted
     compiled = jax.jit(lambda x: conv.apply({"params": {"kernel": kernel}}, x)).lower(x).compile().as_text()
     assert " convolution(" not in compiled
+
+
+def test_a_layer_takes_the_transformed_kernel_that_it_is_given():
+    """It is linear in it, and each of its groups takes its own part."""
+    conv = Conv(256, 3, groups=2)
+    x = jax.random.normal(jax.random.key(0), (1, 24, 24, 256))
+    variables = {"params": {"kernel": jax.random.normal(jax.random.key(1), (3, 3, 128, 256)) / 50}}
+    expected = conv.apply(variables, x)
+    given = winograd.with_transformed_kernels(variables)
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(conv.apply(given, x), expected, rtol=0, atol=3e-6 * scale)
+    doubled = {**given, winograd.COLLECTION: jax.tree.map(lambda u: 2 * u, given[winograd.COLLECTION])}
+    np.testing.assert_allclose(conv.apply(doubled, x), 2 * expected, rtol=0, atol=6e-6 * scale)
+
+
+def test_which_kernels_are_transformed():
+    def kernel(*shape, dtype=np.float32):
+        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+    params = {
+        "stage": {"conv": {"kernel": kernel(3, 3, 128, 130)}, "bn": {"scale": kernel(128)}},
+        "few": {"kernel": kernel(3, 3, 128, 64)},
+        "product": {"kernel": kernel(128, 128)},
+        "wide": {"kernel": kernel(5, 5, 128, 128)},
+        "precise": {"kernel": kernel(3, 3, 128, 128, dtype=np.float64)},
+    }
+    found = winograd.with_transformed_kernels({"params": params, "batch_stats": {"bn": 1}})
+    assert found.keys() == {"params", "batch_stats", winograd.COLLECTION}
+    assert found["params"] is params
+    (path, of_kernel), *others = jax.tree_util.tree_leaves_with_path(found[winograd.COLLECTION])
+    assert jax.tree_util.keystr(path, simple=True, separator="/") == "stage/conv/kernel"
+    assert not others
+    np.testing.assert_allclose(of_kernel, transformed(params["stage"]["conv"]["kernel"]), atol=2e-6)

@@ -64,7 +64,7 @@ class CenterCrop:
     def put(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A model's variables, whole on each of this host's devices."""
         with computing_in(self._dtype):
-            return self._devices.put_whole(variables)
+            return self._devices.put_variables(variables, self._dtype)
 
     def measured(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 (B, H, W, 3) and (B, H, W) → their crops, (B, h, w, 3) and (B, h, w)."""

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dpanet_jax import compiler
+from dpanet_jax.models import winograd
 
 
 class LocalDevices:
@@ -16,7 +18,8 @@ class LocalDevices:
     def __init__(self) -> None:
         mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
         self.count = mesh.size
-        self._options = compiler.options(mesh.devices.flat[0].platform)
+        self._platform = mesh.devices.flat[0].platform
+        self._options = compiler.options(self._platform)
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -24,9 +27,14 @@ class LocalDevices:
         """`jax.jit` of what the network computes on these devices."""
         return jax.jit(function, compiler_options=self._options)
 
-    def put_whole(self, tree: Any) -> Any:
-        """Arrays, whole on each device."""
-        return jax.device_put(tree, self._whole)
+    def put_variables(self, variables: dict[str, Any], dtype: Any) -> dict[str, Any]:
+        """Those of a network that computes in `dtype`, whole on each device.
+
+        What depends on nothing else, and would be computed anew for every batch, is beside them.
+        """
+        whole = jax.device_put(variables, self._whole)
+        by_tiles = self._platform == "cpu" and dtype == jnp.float32
+        return winograd.with_transformed_kernels(whole) if by_tiles else whole
 
     def put_rows(self, rows: np.ndarray) -> jax.Array:
         """(B, …), split over the devices where they divide B; else whole on each."""

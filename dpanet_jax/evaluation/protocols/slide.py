@@ -91,7 +91,7 @@ class Slide:
     def put(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A model's variables, whole on each of this host's devices."""
         with computing_in(self._dtype):
-            return self._devices.put_whole(variables)
+            return self._devices.put_variables(variables, self._dtype)
 
     def measured(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All pixels are measured."""
