@@ -55,7 +55,7 @@ def case(height, width, channels=3, features=5):
     ],
 )
 def test_the_output_and_both_gradients(size, dilation, band_bytes, known, monkeypatch):
-    """A transformed kernel that is known is used for the output; the gradient is the kernel's all the same."""
+    """A transformed kernel that is known is used for the output; the gradient is still the kernel's."""
     monkeypatch.setattr(winograd, "_BAND_BYTES", band_bytes)
     x, kernel, dy = case(*size)
 
