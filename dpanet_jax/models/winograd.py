@@ -118,6 +118,8 @@ def _by_tiles(x: jax.Array, kernel: jax.Array, transformed: jax.Array | None, di
 def _gradients_by_tiles(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, dilation: int
 ) -> tuple[jax.Array, jax.Array]:
+    # Else XLA keeps what the forward pass made of the kernel, which is larger than the kernel.
+    kernel, dy = jax.lax.optimization_barrier((kernel, dy))
     bands, of_kernel = _Bands.of(x, dilation), _transformed_kernel(kernel)
 
     def band(part: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
