@@ -30,7 +30,8 @@ class LocalDevices:
     def put_variables(self, variables: dict[str, Any], dtype: Any) -> dict[str, Any]:
         """Those of a network that computes in `dtype`, whole on each device.
 
-        What depends on nothing else, and would be computed anew for every batch, is beside them.
+        What depends on nothing else, and would be computed anew for every batch, is beside them. So variables
+        that change are put again, whole: a kernel that is replaced in what this returns is not used.
         """
         whole = jax.device_put(variables, self._whole)
         by_tiles = self._platform == "cpu" and dtype == jnp.float32
